@@ -1,0 +1,2 @@
+//! The `mintmark` binary.
+fn main() {}

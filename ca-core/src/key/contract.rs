@@ -1,0 +1,1 @@
+//! What every key store owes: one suite, run by each implementation.

@@ -1,0 +1,21 @@
+//! Keys: what they are, what may be signed with them, and the two seams behind which they live.
+//!
+//! *Using* a key ([`SigningKey`]) is apart from *managing* keys ([`KeyStore`]); the road of a mint sees
+//! only the first. `keymanager` implements both; [`contract`] says what an implementation owes.
+
+mod algorithm;
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+mod message;
+mod public;
+mod signature;
+mod store;
+
+pub use algorithm::{KeyType, SignatureAlgorithm};
+pub use message::{PROBE_PREFIX, Purpose, ToBeSigned};
+pub use public::{KeyId, KeyKind, PublicKey, PublicKeyError};
+pub use signature::{Signature, SignatureError};
+pub use store::{
+    KeyDescription, KeyError, KeyName, KeyNameError, KeyStore, SignError, SigningKey,
+    StoreDescription,
+};

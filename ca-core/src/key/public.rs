@@ -1,0 +1,356 @@
+//! Public keys as `SubjectPublicKeyInfo`, strictly read and bounded before any arithmetic.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use aws_lc_rs::signature::{
+    self as verification, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm,
+};
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::{Signature, SignatureAlgorithm};
+use crate::der::{self, DerError, tag};
+
+/// The kind and size of a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyKind {
+    /// An uncompressed point on P-256 (RFC 5480 §2.2).
+    EcP256,
+    /// An uncompressed point on P-384.
+    EcP384,
+    /// RSA (RFC 8017 §A.1.1).
+    Rsa {
+        /// Length of the modulus, 2048 to 4096.
+        bits: u16,
+    },
+    /// Ed25519 (RFC 8410 §4).
+    Ed25519,
+}
+
+impl fmt::Display for KeyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EcP256 => f.write_str("EC P-256"),
+            Self::EcP384 => f.write_str("EC P-384"),
+            Self::Rsa { bits } => write!(f, "RSA-{bits}"),
+            Self::Ed25519 => f.write_str("Ed25519"),
+        }
+    }
+}
+
+/// Why a public key is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PublicKeyError {
+    /// Not a strict `SubjectPublicKeyInfo`.
+    #[error("public key is malformed: {0}")]
+    Malformed(#[from] DerError),
+    /// An algorithm, curve or parameter that Mintmark does not certify.
+    #[error(
+        "public key algorithm is not supported; use EC P-256, EC P-384, RSA-2048 to RSA-4096 or Ed25519"
+    )]
+    Unsupported,
+    /// A point in compressed form or of the wrong length (RFC 5480 §2.2).
+    #[error("public key point is not an uncompressed point of its curve")]
+    PointForm,
+    /// The point does not lie on its curve.
+    #[error("public key is not a point on its curve")]
+    OffCurve,
+    /// An RSA modulus outside 2048 to 4096 bits.
+    #[error("RSA modulus has {0} bits; 2048 to 4096 are accepted")]
+    ModulusSize(usize),
+    /// An even RSA modulus.
+    #[error("RSA modulus is even")]
+    EvenModulus,
+    /// An exponent that is even, below 65537 (FIPS 186-5 §5.1) or above 33 bits.
+    #[error("RSA exponent must be odd, at least 65537 and at most 33 bits")]
+    Exponent,
+}
+
+/// SHA-1 of the key bits: the subject key identifier of RFC 5280 §4.2.1.2 (1), and SPIRE's authority id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub [u8; 20]);
+
+/// Lower-case hexadecimal.
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// A well-formed public key of an accepted kind. Says nothing about who holds the private half.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PublicKey {
+    spki: Bytes,
+    kind: KeyKind,
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({}, {})", self.kind, self.key_id())
+    }
+}
+
+/// Everything of a P-256 `SubjectPublicKeyInfo` before the 64 coordinate bytes: id-ecPublicKey,
+/// secp256r1, BIT STRING, uncompressed point.
+const P256_PREFIX: &[u8; 27] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00\x04";
+/// The same for P-384 and its 96 coordinate bytes.
+const P384_PREFIX: &[u8; 24] = b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00\x04";
+/// Everything of an Ed25519 `SubjectPublicKeyInfo` before the 32 key bytes (RFC 8410 §4).
+const ED25519_PREFIX: &[u8; 12] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+/// The content of the RSA `AlgorithmIdentifier`: rsaEncryption and NULL (RFC 3279 §2.3.1).
+const RSA_ALGORITHM: &[u8; 13] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+
+impl PublicKey {
+    /// Reads a DER `SubjectPublicKeyInfo` and checks that the key is one: point on its curve, size and
+    /// exponent in bounds.
+    pub fn from_spki(spki: &[u8]) -> Result<Self, PublicKeyError> {
+        let key = Self::from_spki_unproven(spki)?;
+        if matches!(key.kind, KeyKind::EcP256 | KeyKind::EcP384) {
+            let algorithm = key.kind.verification(key.kind.usual_algorithm())?;
+            ParsedPublicKey::new(algorithm, key.key_bits())
+                .map_err(|_| PublicKeyError::OffCurve)?;
+        }
+        Ok(key)
+    }
+
+    /// As [`from_spki`](Self::from_spki) without the curve check, for a caller that goes on to verify a
+    /// signature with the key: the verification refuses a point off the curve.
+    pub(crate) fn from_spki_unproven(spki: &[u8]) -> Result<Self, PublicKeyError> {
+        let kind = kind_of(spki)?;
+        Ok(Self { spki: Bytes::copy_from_slice(spki), kind })
+    }
+
+    /// An EC key from its uncompressed point, `04 || x || y`, as a PKCS#11 token gives it.
+    pub fn from_ec_point(point: &[u8]) -> Result<Self, PublicKeyError> {
+        let prefix: &[u8] = match point.len() {
+            65 => &P256_PREFIX[..26],
+            97 => &P384_PREFIX[..23],
+            _ => return Err(PublicKeyError::PointForm),
+        };
+        Self::from_spki(&[prefix, point].concat())
+    }
+
+    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5).
+    #[must_use]
+    pub fn from_ed25519(key: &[u8; 32]) -> Self {
+        Self { spki: [&ED25519_PREFIX[..], key].concat().into(), kind: KeyKind::Ed25519 }
+    }
+
+    /// An RSA key from modulus and exponent, big-endian.
+    pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
+        let mut numbers = Vec::with_capacity(modulus.len() + exponent.len() + 16);
+        der::write_unsigned(&mut numbers, modulus);
+        der::write_unsigned(&mut numbers, exponent);
+        let key = der::encode(tag::SEQUENCE, &[&numbers]);
+        let algorithm = der::encode(tag::SEQUENCE, &[RSA_ALGORITHM]);
+        let bits = der::encode(tag::BIT_STRING, &[&[0], &key]);
+        Self::from_spki(&der::encode(tag::SEQUENCE, &[&algorithm, &bits]))
+    }
+
+    /// The DER `SubjectPublicKeyInfo`, byte for byte as it was read.
+    #[must_use]
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// What kind of key it is.
+    #[must_use]
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// The content of the `subjectPublicKey` BIT STRING: the EC point, the `RSAPublicKey` or the 32
+    /// bytes of Ed25519.
+    #[must_use]
+    pub fn key_bits(&self) -> &[u8] {
+        match self.kind {
+            KeyKind::EcP256 => &self.spki[26..],
+            KeyKind::EcP384 => &self.spki[23..],
+            KeyKind::Ed25519 => &self.spki[12..],
+            KeyKind::Rsa { .. } => rsa_bits(&self.spki).expect("read once by from_spki_unproven"),
+        }
+    }
+
+    /// Modulus and exponent, big-endian without leading zeros, if this is an RSA key.
+    #[must_use]
+    pub fn rsa_numbers(&self) -> Option<(&[u8], &[u8])> {
+        matches!(self.kind, KeyKind::Rsa { .. })
+            .then(|| rsa_numbers(self.key_bits()).expect("read once by from_spki_unproven"))
+    }
+
+    /// SHA-1 of the key bits (RFC 5280 §4.2.1.2).
+    #[must_use]
+    pub fn key_id(&self) -> KeyId {
+        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, self.key_bits());
+        KeyId(hash.as_ref().try_into().expect("SHA-1 has 20 bytes"))
+    }
+
+    /// Whether `signature` over `message` is by the private half of this key.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &Signature) -> bool {
+        match self.kind.verification(signature.algorithm()) {
+            Ok(algorithm) => UnparsedPublicKey::new(algorithm, self.key_bits())
+                .verify(message, &signature.x509())
+                .is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// As [`verifies`](Self::verifies) for signature bytes in the form that X.509 and PKCS#10 hold.
+    pub(crate) fn verifies_x509(
+        &self,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> bool {
+        self.kind.verification(algorithm).is_ok_and(|algorithm| {
+            UnparsedPublicKey::new(algorithm, self.key_bits()).verify(message, signature).is_ok()
+        })
+    }
+}
+
+impl KeyKind {
+    /// The algorithm with which a key of this kind signs for Mintmark.
+    #[must_use]
+    pub fn usual_algorithm(self) -> SignatureAlgorithm {
+        match self {
+            Self::EcP256 => SignatureAlgorithm::EcdsaP256Sha256,
+            Self::EcP384 => SignatureAlgorithm::EcdsaP384Sha384,
+            Self::Rsa { .. } => SignatureAlgorithm::RsaPkcs1Sha256,
+            Self::Ed25519 => SignatureAlgorithm::Ed25519,
+        }
+    }
+
+    fn verification(
+        self,
+        algorithm: SignatureAlgorithm,
+    ) -> Result<&'static dyn VerificationAlgorithm, PublicKeyError> {
+        match (self, algorithm) {
+            (Self::EcP256, SignatureAlgorithm::EcdsaP256Sha256) => {
+                Ok(&verification::ECDSA_P256_SHA256_ASN1)
+            }
+            (Self::EcP384, SignatureAlgorithm::EcdsaP384Sha384) => {
+                Ok(&verification::ECDSA_P384_SHA384_ASN1)
+            }
+            (Self::Rsa { .. }, SignatureAlgorithm::RsaPkcs1Sha256) => {
+                Ok(&verification::RSA_PKCS1_2048_8192_SHA256)
+            }
+            (Self::Ed25519, SignatureAlgorithm::Ed25519) => Ok(&verification::ED25519),
+            _ => Err(PublicKeyError::Unsupported),
+        }
+    }
+}
+
+/// Matches the exact encodings of the accepted kinds. Nothing here is arithmetic on the key.
+fn kind_of(spki: &[u8]) -> Result<KeyKind, PublicKeyError> {
+    if spki.starts_with(P256_PREFIX) && spki.len() == P256_PREFIX.len() + 64 {
+        return Ok(KeyKind::EcP256);
+    }
+    if spki.starts_with(P384_PREFIX) && spki.len() == P384_PREFIX.len() + 96 {
+        return Ok(KeyKind::EcP384);
+    }
+    if spki.starts_with(ED25519_PREFIX) && spki.len() == ED25519_PREFIX.len() + 32 {
+        return Ok(KeyKind::Ed25519);
+    }
+    let mut info = der::sole(spki, tag::SEQUENCE, "SubjectPublicKeyInfo")?;
+    let algorithm = info.expect(tag::SEQUENCE, "key algorithm")?;
+    info.bit_string("subjectPublicKey")?;
+    info.finish("SubjectPublicKeyInfo")?;
+    if algorithm.whole == &P256_PREFIX[2..23] || algorithm.whole == &P384_PREFIX[2..20] {
+        return Err(PublicKeyError::PointForm);
+    }
+    if algorithm.value != RSA_ALGORITHM {
+        return Err(PublicKeyError::Unsupported);
+    }
+    let (modulus, exponent) = rsa_numbers(rsa_bits(spki)?)?;
+    let bits = modulus.len() * 8 - modulus.first().map_or(8, |byte| byte.leading_zeros() as usize);
+    if !(2048..=4096).contains(&bits) {
+        return Err(PublicKeyError::ModulusSize(bits));
+    }
+    if modulus.last().is_some_and(|byte| byte % 2 == 0) {
+        return Err(PublicKeyError::EvenModulus);
+    }
+    // aws-lc and ring both stop at 33 bits (DNSSEC's largest exponent in use is 2^32 + 1).
+    let number = exponent.iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+    if exponent.len() > 5 || number % 2 == 0 || !(65_537..1 << 33).contains(&number) {
+        return Err(PublicKeyError::Exponent);
+    }
+    Ok(KeyKind::Rsa { bits: u16::try_from(bits).expect("at most 4096") })
+}
+
+fn rsa_bits(spki: &[u8]) -> Result<&[u8], DerError> {
+    let mut info = der::sole(spki, tag::SEQUENCE, "SubjectPublicKeyInfo")?;
+    info.expect(tag::SEQUENCE, "key algorithm")?;
+    info.bit_string("subjectPublicKey")
+}
+
+fn rsa_numbers(bits: &[u8]) -> Result<(&[u8], &[u8]), DerError> {
+    let mut key = der::sole(bits, tag::SEQUENCE, "RSAPublicKey")?;
+    let numbers = (key.unsigned("RSA modulus")?, key.unsigned("RSA exponent")?);
+    key.finish("RSAPublicKey")?;
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+
+    fn point() -> Vec<u8> {
+        EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)
+            .unwrap()
+            .public_key()
+            .as_ref()
+            .to_vec()
+    }
+
+    fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<KeyKind, PublicKeyError> {
+        PublicKey::from_rsa(modulus, exponent).map(|key| key.kind())
+    }
+
+    #[test]
+    fn a_point_is_read_and_given_back_unchanged() {
+        let point = point();
+        let key = PublicKey::from_ec_point(&point).unwrap();
+        assert_eq!(key.kind(), KeyKind::EcP256);
+        assert_eq!(key.key_bits(), point);
+        assert_eq!(PublicKey::from_spki(key.spki()).unwrap(), key);
+    }
+
+    #[test]
+    fn a_point_off_the_curve_or_compressed_is_refused() {
+        let mut off = point();
+        off[64] ^= 1;
+        assert_eq!(PublicKey::from_ec_point(&off), Err(PublicKeyError::OffCurve));
+        let key = PublicKey::from_ec_point(&point()).unwrap();
+        let compressed = der::encode(
+            tag::SEQUENCE,
+            &[
+                &key.spki()[2..23],
+                &der::encode(tag::BIT_STRING, &[&[0, 2], &key.key_bits()[1..33]]),
+            ],
+        );
+        assert_eq!(PublicKey::from_spki(&compressed), Err(PublicKeyError::PointForm));
+    }
+
+    #[test]
+    fn rsa_keys_are_bounded_before_any_arithmetic() {
+        let odd = |bytes: usize| [vec![0x80], vec![1; bytes - 1]].concat();
+        assert_eq!(rsa(&odd(256), &[1, 0, 1]), Ok(KeyKind::Rsa { bits: 2048 }));
+        assert_eq!(rsa(&odd(512), &[1, 0, 1]), Ok(KeyKind::Rsa { bits: 4096 }));
+        assert_eq!(rsa(&odd(128), &[1, 0, 1]), Err(PublicKeyError::ModulusSize(1024)));
+        assert_eq!(rsa(&odd(2048), &[1, 0, 1]), Err(PublicKeyError::ModulusSize(16384)));
+        assert_eq!(rsa(&odd(131_072), &[1, 0, 1]), Err(PublicKeyError::ModulusSize(1_048_576)));
+        assert_eq!(rsa(&[0x80; 256], &[1, 0, 1]), Err(PublicKeyError::EvenModulus));
+        for exponent in [&[1][..], &[3], &[1, 0, 0], &[1, 0, 0, 0, 0, 1, 1]] {
+            assert_eq!(rsa(&odd(256), exponent), Err(PublicKeyError::Exponent));
+        }
+    }
+}

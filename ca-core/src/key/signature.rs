@@ -1,0 +1,246 @@
+//! A signature that knows its encodings: DER for X.509, fixed length for JWS.
+
+use thiserror::Error;
+
+use super::SignatureAlgorithm;
+use crate::der::{self, tag};
+
+/// Why bytes are not a signature of an algorithm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SignatureError {
+    /// The bytes have another length than the algorithm's signatures.
+    #[error("a signature of {algorithm} cannot have {found} bytes")]
+    Length {
+        /// The algorithm asked for.
+        algorithm: SignatureAlgorithm,
+        /// How many bytes came.
+        found: usize,
+    },
+    /// `r` or `s` is zero or not below the order of the curve (SEC 1 §4.1.4).
+    #[error("an ECDSA value is zero or not below the order of the curve")]
+    Range,
+    /// Not the strict DER of `ECDSA-Sig-Value` (RFC 3279 §2.2.3).
+    #[error("the ECDSA signature is not strict DER")]
+    Der,
+    /// The constructor does not belong to this algorithm.
+    #[error("{0} has no such signature encoding")]
+    Algorithm(SignatureAlgorithm),
+}
+
+/// A well-formed signature of a known algorithm. Says nothing about whether it verifies.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Signature {
+    algorithm: SignatureAlgorithm,
+    /// ECDSA as `r||s`; everything else as it goes on the wire.
+    fixed: Vec<u8>,
+}
+
+impl std::fmt::Debug for Signature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signature({}, {} bytes)", self.algorithm, self.fixed.len())
+    }
+}
+
+/// Order of the group of P-256 (FIPS 186-5, SP 800-186 §3.2.1.3).
+const ORDER_P256: &[u8; 32] = b"\xff\xff\xff\xff\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xbc\xe6\xfa\xad\xa7\x17\x9e\x84\xf3\xb9\xca\xc2\xfc\x63\x25\x51";
+/// Order of the group of P-384 (SP 800-186 §3.2.1.4).
+const ORDER_P384: &[u8; 48] = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xc7\x63\x4d\x81\xf4\x37\x2d\xdf\x58\x1a\x0d\xb2\x48\xb0\xa7\x7a\xec\xec\x19\x6a\xcc\xc5\x29\x73";
+
+fn order(algorithm: SignatureAlgorithm) -> Result<&'static [u8], SignatureError> {
+    match algorithm {
+        SignatureAlgorithm::EcdsaP256Sha256 => Ok(ORDER_P256),
+        SignatureAlgorithm::EcdsaP384Sha384 => Ok(ORDER_P384),
+        other => Err(SignatureError::Algorithm(other)),
+    }
+}
+
+impl Signature {
+    /// ECDSA as PKCS#11 and Azure give it and JWS wants it: `r||s`, each as long as the order.
+    pub fn from_ecdsa_fixed(
+        algorithm: SignatureAlgorithm,
+        bytes: &[u8],
+    ) -> Result<Self, SignatureError> {
+        let order = order(algorithm)?;
+        if bytes.len() != 2 * order.len() {
+            return Err(SignatureError::Length { algorithm, found: bytes.len() });
+        }
+        let (r, s) = bytes.split_at(order.len());
+        for value in [r, s] {
+            if value >= order || value.iter().all(|&byte| byte == 0) {
+                return Err(SignatureError::Range);
+            }
+        }
+        Ok(Self { algorithm, fixed: bytes.to_vec() })
+    }
+
+    /// ECDSA as software libraries, AWS and Google give it and X.509 wants it: the strict DER of
+    /// `ECDSA-Sig-Value` (RFC 3279 §2.2.3).
+    pub fn from_ecdsa_der(
+        algorithm: SignatureAlgorithm,
+        bytes: &[u8],
+    ) -> Result<Self, SignatureError> {
+        let width = order(algorithm)?.len();
+        let mut fixed = [0; 2 * ORDER_P384.len()];
+        let read = || {
+            let mut values = der::sole(bytes, tag::SEQUENCE, "ECDSA-Sig-Value")?;
+            let parts = [values.unsigned("r")?, values.unsigned("s")?];
+            values.finish("ECDSA-Sig-Value")?;
+            Ok(parts)
+        };
+        let parts = read().map_err(|_: der::DerError| SignatureError::Der)?;
+        for (index, value) in parts.into_iter().enumerate() {
+            let end = (index + 1) * width;
+            let start = end - value.len().min(width);
+            if value.len() > width {
+                return Err(SignatureError::Range);
+            }
+            fixed[start..end].copy_from_slice(value);
+        }
+        Self::from_ecdsa_fixed(algorithm, &fixed[..2 * width])
+    }
+
+    /// RSASSA-PKCS1-v1_5: as many bytes as the modulus has, 256 to 512.
+    pub fn from_rsa(bytes: &[u8]) -> Result<Self, SignatureError> {
+        let algorithm = SignatureAlgorithm::RsaPkcs1Sha256;
+        if !(256..=512).contains(&bytes.len()) {
+            return Err(SignatureError::Length { algorithm, found: bytes.len() });
+        }
+        Ok(Self { algorithm, fixed: bytes.to_vec() })
+    }
+
+    /// Ed25519: 64 bytes (RFC 8032 §5.1.6).
+    pub fn from_ed25519(bytes: &[u8]) -> Result<Self, SignatureError> {
+        let algorithm = SignatureAlgorithm::Ed25519;
+        if bytes.len() != 64 {
+            return Err(SignatureError::Length { algorithm, found: bytes.len() });
+        }
+        Ok(Self { algorithm, fixed: bytes.to_vec() })
+    }
+
+    /// How it was made.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.algorithm
+    }
+
+    /// The bytes of a JWS signature (RFC 7518 §3.3, §3.4): ECDSA as `r||s`.
+    #[must_use]
+    pub fn jws(&self) -> &[u8] {
+        &self.fixed
+    }
+
+    /// Appends the bytes that an X.509 `signatureValue` holds: ECDSA as DER.
+    pub fn write_x509(&self, out: &mut Vec<u8>) {
+        if !self.is_ecdsa() {
+            out.extend_from_slice(&self.fixed);
+            return;
+        }
+        let (r, s) = self.fixed.split_at(self.fixed.len() / 2);
+        der::write_header(out, tag::SEQUENCE, unsigned_length(r) + unsigned_length(s));
+        der::write_unsigned(out, r);
+        der::write_unsigned(out, s);
+    }
+
+    /// How many bytes [`write_x509`](Self::write_x509) appends.
+    #[must_use]
+    pub fn x509_length(&self) -> usize {
+        if !self.is_ecdsa() {
+            return self.fixed.len();
+        }
+        let (r, s) = self.fixed.split_at(self.fixed.len() / 2);
+        let content = unsigned_length(r) + unsigned_length(s);
+        der::header_length(content) + content
+    }
+
+    /// The bytes that an X.509 `signatureValue` holds.
+    #[must_use]
+    pub fn x509(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.x509_length());
+        self.write_x509(&mut out);
+        out
+    }
+
+    fn is_ecdsa(&self) -> bool {
+        order(self.algorithm).is_ok()
+    }
+}
+
+/// Whole length of a DER INTEGER with this magnitude, of at most 49 content bytes.
+fn unsigned_length(magnitude: &[u8]) -> usize {
+    let zeros = magnitude.iter().take_while(|&&byte| byte == 0).count();
+    let padded = magnitude.get(zeros).is_none_or(|&byte| byte >= 0x80);
+    2 + magnitude.len() - zeros + usize::from(padded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use SignatureAlgorithm::{EcdsaP256Sha256, EcdsaP384Sha384, Ed25519};
+    use proptest::prelude::*;
+
+    #[test]
+    fn zero_and_values_beyond_the_order_are_refused() {
+        let one = [&[0; 31][..], &[1]].concat();
+        let fixed =
+            |r: &[u8], s: &[u8]| Signature::from_ecdsa_fixed(EcdsaP256Sha256, &[r, s].concat());
+        assert!(fixed(&one, &one).is_ok());
+        assert_eq!(fixed(&[0; 32], &one), Err(SignatureError::Range));
+        assert_eq!(fixed(&one, &[0; 32]), Err(SignatureError::Range));
+        assert_eq!(fixed(ORDER_P256, &one), Err(SignatureError::Range));
+        assert_eq!(fixed(&one, &[0xff; 32]), Err(SignatureError::Range));
+    }
+
+    #[test]
+    fn a_length_of_another_algorithm_is_refused() {
+        assert!(Signature::from_ecdsa_fixed(EcdsaP384Sha384, &[1; 64]).is_err());
+        assert!(Signature::from_ecdsa_fixed(EcdsaP256Sha256, &[1; 63]).is_err());
+        assert!(Signature::from_ecdsa_fixed(Ed25519, &[1; 64]).is_err());
+        assert!(Signature::from_ed25519(&[1; 63]).is_err());
+        assert!(Signature::from_rsa(&[1; 128]).is_err());
+    }
+
+    #[test]
+    fn only_strict_der_is_read() {
+        let read = |bytes: &[u8]| Signature::from_ecdsa_der(EcdsaP256Sha256, bytes).map(|_| ());
+        assert_eq!(read(&[0x30, 6, 2, 1, 1, 2, 1, 1]), Ok(()));
+        assert_eq!(read(&[0x30, 6, 2, 1, 1, 2, 1, 1, 0]), Err(SignatureError::Der));
+        assert_eq!(read(&[0x30, 7, 2, 2, 0, 1, 2, 1, 1]), Err(SignatureError::Der));
+        assert_eq!(read(&[0x30, 6, 2, 1, 0x81, 2, 1, 1]), Err(SignatureError::Der));
+        assert_eq!(read(&[0x30, 6, 2, 1, 0, 2, 1, 1]), Err(SignatureError::Range));
+        assert_eq!(
+            read(&der::encode(0x30, &[&der::encode(2, &[&[1; 33]]), &[2, 1, 1]])),
+            Err(SignatureError::Range)
+        );
+    }
+
+    proptest! {
+        /// Leading zeros and top bits set in every combination.
+        #[test]
+        fn both_encodings_name_the_same_signature(
+            mut r in proptest::collection::vec(any::<u8>(), 48),
+            mut s in proptest::collection::vec(any::<u8>(), 48),
+            zeros_r in 0usize..48, zeros_s in 0usize..48, wide in any::<bool>(),
+        ) {
+            let (algorithm, width) = if wide { (EcdsaP384Sha384, 48) } else { (EcdsaP256Sha256, 32) };
+            r.truncate(width);
+            s.truncate(width);
+            for (value, zeros) in [(&mut r, zeros_r), (&mut s, zeros_s)] {
+                value[..zeros.min(width - 1)].fill(0);
+                value[width - 1] |= 1;
+                value[0] &= 0xfe;
+            }
+            let fixed = [r, s].concat();
+            let signature = Signature::from_ecdsa_fixed(algorithm, &fixed).unwrap();
+            let der = signature.x509();
+            prop_assert_eq!(der.len(), signature.x509_length());
+            let read = Signature::from_ecdsa_der(algorithm, &der).unwrap();
+            prop_assert_eq!(read.jws(), &fixed[..]);
+        }
+
+        #[test]
+        fn no_bytes_make_the_der_reading_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = Signature::from_ecdsa_der(EcdsaP256Sha256, &bytes);
+            let _ = Signature::from_ecdsa_der(EcdsaP384Sha384, &bytes);
+        }
+    }
+}

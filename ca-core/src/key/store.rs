@@ -1,0 +1,225 @@
+//! The two seams: using one key, and managing keys.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use super::{KeyType, PublicKey, Signature, SignatureAlgorithm, SignatureError, ToBeSigned};
+
+/// One private key, wherever it lives.
+#[async_trait]
+pub trait SigningKey: Send + Sync + fmt::Debug {
+    /// Signs a message that has passed its checks. The key hashes it with the digest that
+    /// [`algorithm`](Self::algorithm) names.
+    ///
+    /// Signing twice is harmless: a signature that is not released binds nobody. The future may be
+    /// dropped at any time; a job that has not reached the device by then is not signed.
+    async fn sign(&self, message: ToBeSigned) -> Result<Signature, SignError>;
+
+    /// How it signs.
+    fn algorithm(&self) -> SignatureAlgorithm;
+
+    /// The public half, known since the key was found.
+    fn public_key(&self) -> &PublicKey;
+}
+
+/// Why there is no signature. No variant carries a PIN, key bytes or the message.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SignError {
+    /// Every slot and every place in the queue is taken; ask again after about `retry_after`.
+    #[error("key {key} is busy; try again in {} ms", retry_after.as_millis())]
+    Busy {
+        /// Which key.
+        key: String,
+        /// When a place is likely to be free.
+        retry_after: Duration,
+    },
+    /// The device cannot be reached or has lost its session; a later try may work.
+    #[error("key {key} is unavailable: {reason}")]
+    Unavailable {
+        /// Which key.
+        key: String,
+        /// What the device said.
+        reason: String,
+    },
+    /// The key is gone, retired, or refuses the operation; trying again will not help.
+    #[error("key {key} cannot sign: {reason}")]
+    Refused {
+        /// Which key.
+        key: String,
+        /// What the device said, and what to do.
+        reason: String,
+    },
+    /// The device answered with bytes that are no signature of the algorithm.
+    #[error("key {key} gave a malformed signature: {source}")]
+    Malformed {
+        /// Which key.
+        key: String,
+        /// What is wrong with the bytes.
+        source: SignatureError,
+    },
+}
+
+/// Creates, finds, lists and retires the keys of one place.
+///
+/// Every implementation passes [`contract::key_store`](super::contract::key_store).
+#[async_trait]
+pub trait KeyStore: Send + Sync + fmt::Debug {
+    /// What and where this store is, and which keys it can make.
+    fn description(&self) -> &StoreDescription;
+
+    /// Makes a new key. Fails with [`KeyError::Exists`] if the name is taken, with
+    /// [`KeyError::Unsupported`] if the store cannot make such a key.
+    async fn create(
+        &self,
+        name: &KeyName,
+        key_type: KeyType,
+    ) -> Result<Arc<dyn SigningKey>, KeyError>;
+
+    /// The key of that name, checked as strictly as at creation, or `None`. Two keys of one name are
+    /// [`KeyError::Ambiguous`]; a key that does not keep its promises (extractable, not made here) is
+    /// [`KeyError::Unsafe`].
+    async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError>;
+
+    /// Every key of this trust domain in the store, retired ones excepted, by name.
+    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError>;
+
+    /// Lets the key sign no more: handles given out refuse, and `find` and `list` leave it out for as
+    /// long as this process runs. The lasting record of a retirement is its authority's, in the state
+    /// store; nothing is destroyed. A name that does not exist is [`KeyError::NotFound`].
+    async fn retire(&self, name: &KeyName) -> Result<(), KeyError>;
+}
+
+/// What a key store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreDescription {
+    /// `software`, `pkcs11`, …: the `type` of its configuration section.
+    pub kind: &'static str,
+    /// Where the private keys are, for people: "SoftHSM token \"mintmark\" (serial 12ab)".
+    pub place: String,
+    /// The kinds of key it can make.
+    pub key_types: Vec<KeyType>,
+    /// Whether the private halves are held by a device that does not give them out.
+    pub hardware: bool,
+}
+
+/// A key of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyDescription {
+    /// Its name.
+    pub name: KeyName,
+    /// How it signs.
+    pub algorithm: SignatureAlgorithm,
+    /// Its public half.
+    pub public_key: PublicKey,
+}
+
+/// The name of a key: `mintmark/<trust domain>/<authority>/<generation>`, where the authority is `x509`
+/// or `jwt`. A token holds it as label, a sealed file binds it into its associated data.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName(String);
+
+/// Why a text is no key name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("key name {0:?} is not of the form mintmark/<trust domain>/<authority>/<generation>")]
+pub struct KeyNameError(String);
+
+impl KeyName {
+    /// Reads a name: four non-empty parts of `[a-z0-9._-]`, the first `mintmark`, 320 bytes at most.
+    pub fn parse(text: &str) -> Result<Self, KeyNameError> {
+        let plain = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        let well_formed =
+            parts.len() == 4 && parts[0] == "mintmark" && parts.iter().all(|part| plain(part));
+        if well_formed && text.len() <= 320 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(KeyNameError(text.to_owned()))
+        }
+    }
+
+    /// The whole name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The trust domain that the key serves.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        self.0.split('/').nth(1).expect("a key name has four parts")
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a key could not be made, found or retired. No variant carries a PIN or key bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeyError {
+    /// The name is taken.
+    #[error("key {0} exists already")]
+    Exists(KeyName),
+    /// No key has the name.
+    #[error("there is no key {0}")]
+    NotFound(KeyName),
+    /// The store cannot make or use such a key.
+    #[error("{place} cannot hold a key of type {key_type}")]
+    Unsupported {
+        /// The kind of key asked for.
+        key_type: KeyType,
+        /// The store.
+        place: String,
+    },
+    /// More than one key has the name: which one signs would be chance.
+    #[error("{count} keys are named {name} in {place}; delete or rename all but the right one")]
+    Ambiguous {
+        /// The name.
+        name: KeyName,
+        /// How many keys bear it.
+        count: usize,
+        /// The store.
+        place: String,
+    },
+    /// The key is not what the store promises (extractable, imported, wrong usage, tampered file).
+    #[error("key {name} is refused: {reason}")]
+    Unsafe {
+        /// The name.
+        name: KeyName,
+        /// The broken promise, and what to do.
+        reason: String,
+    },
+    /// Credentials were refused. Never tried again: hardware locks after a few tries.
+    #[error("{place} refused the PIN: {reason}")]
+    Credentials {
+        /// The store.
+        place: String,
+        /// What the device said, and what to do.
+        reason: String,
+    },
+    /// The store cannot be reached now; later may work.
+    #[error("{place} is unavailable: {reason}")]
+    Unavailable {
+        /// The store.
+        place: String,
+        /// What failed, and what to do.
+        reason: String,
+    },
+    /// The store is set up wrongly; a person has to act.
+    #[error("{place} cannot be used: {reason}")]
+    Setup {
+        /// The store, or the setting.
+        place: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+}
