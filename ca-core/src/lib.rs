@@ -4,5 +4,10 @@
 //! whoever calls it spawns them. `docs/architecture.md` follows one mint through these modules.
 
 pub mod clock;
+pub mod csr;
 pub mod der;
+pub mod dns;
+pub mod excerpt;
+pub mod id;
 pub mod key;
+pub mod name;

@@ -210,9 +210,20 @@ impl PublicKey {
         message: &[u8],
         signature: &[u8],
     ) -> bool {
-        self.kind.verification(algorithm).is_ok_and(|algorithm| {
-            UnparsedPublicKey::new(algorithm, self.key_bits()).verify(message, signature).is_ok()
-        })
+        self.kind
+            .verification(algorithm)
+            .is_ok_and(|algorithm| self.verifies_with(algorithm, message, signature))
+    }
+
+    /// As [`verifies_x509`](Self::verifies_x509) by an algorithm that strangers use and Mintmark does
+    /// not, which must be of this key's kind.
+    pub(crate) fn verifies_with(
+        &self,
+        algorithm: &'static dyn VerificationAlgorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> bool {
+        UnparsedPublicKey::new(algorithm, self.key_bits()).verify(message, signature).is_ok()
     }
 }
 

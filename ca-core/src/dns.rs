@@ -1,0 +1,188 @@
+//! DNS names as certificates hold them (RFC 5280 §4.2.1.6, RFC 1123 §2.1, RFC 9525 §6.3).
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::excerpt::Excerpt;
+
+/// Longest name in bytes (RFC 1035 §2.3.4, as text without the final dot).
+pub const LONGEST_NAME: usize = 253;
+/// Longest label in bytes.
+pub const LONGEST_LABEL: usize = 63;
+
+/// A host name, or a wildcard for all hosts of one domain. Kept as it was written, case included, and
+/// compared without regard to case (RFC 4343).
+#[derive(Debug, Clone)]
+pub struct DnsName(String);
+
+impl DnsName {
+    /// Reads a name: ASCII labels of letters, digits and inner hyphens, no dot at the end. The whole
+    /// first label may be `*` if another follows. A label with hyphens third and fourth must be an
+    /// A-label, `xn--…` (RFC 5891 §4.2.3.1).
+    pub fn parse(text: &str) -> Result<Self, DnsError> {
+        check(text).map_err(|fault| DnsError::Malformed { name: Excerpt::of(text), fault })?;
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Reads the names of one certificate: repeats are dropped, the first spelling stays in its place,
+    /// and overlaps are refused as by [`check_overlap`].
+    pub fn list<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<Self>, DnsError> {
+        let mut names: Vec<Self> = Vec::new();
+        for text in texts {
+            let name = Self::parse(text)?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        check_overlap(&names)?;
+        Ok(names)
+    }
+
+    /// The name as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it starts with `*`.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('*')
+    }
+
+    /// Whether this is a wildcard and `other` a host directly below its domain. A `*` stands for one
+    /// whole label (RFC 9525 §6.3).
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self.0.strip_prefix("*."), other.0.split_once('.')) {
+            (Some(domain), Some((host, parent))) => {
+                host != "*" && parent.eq_ignore_ascii_case(domain)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Refuses a list in which a wildcard covers another name: the other says nothing more. A repeated
+/// name is no overlap.
+pub fn check_overlap(names: &[DnsName]) -> Result<(), DnsError> {
+    for wildcard in names.iter().filter(|name| name.is_wildcard()) {
+        if let Some(covered) = names.iter().find(|name| wildcard.covers(name)) {
+            return Err(DnsError::Overlap {
+                name: covered.0.clone(),
+                wildcard: wildcard.0.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Why DNS names are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DnsError {
+    /// A text is no DNS name.
+    #[error("{name} is not a DNS name: {fault}")]
+    Malformed {
+        /// The text.
+        name: Excerpt,
+        /// The broken rule.
+        fault: DnsFault,
+    },
+    /// A wildcard covers another name of the list.
+    #[error("name overlap: {name:?} is covered by {wildcard:?}; leave out one of the two")]
+    Overlap {
+        /// The covered name.
+        name: String,
+        /// The wildcard.
+        wildcard: String,
+    },
+}
+
+/// The rule that a text breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DnsFault {
+    /// Nothing there.
+    #[error("it is empty")]
+    Empty,
+    /// More than 253 bytes.
+    #[error("it has {0} bytes; at most 253 are allowed")]
+    TooLong(usize),
+    /// A label of more than 63 bytes.
+    #[error("a label has {0} bytes; at most 63 are allowed")]
+    LabelTooLong(usize),
+    /// Two dots in a row, or one at the start.
+    #[error("it has an empty label")]
+    EmptyLabel,
+    /// A dot at the end.
+    #[error("it must not end with a dot")]
+    TrailingDot,
+    /// A `*` that is not the whole first label of several.
+    #[error("a '*' must be the whole first label, with a domain after it, and the only one")]
+    Wildcard,
+    /// A label that starts or ends with a hyphen.
+    #[error("a label must not start or end with a hyphen")]
+    Hyphen,
+    /// `--` in the third and fourth place of a label that is no A-label.
+    #[error("hyphens in third and fourth place are for labels that start with xn--")]
+    ReservedLabel,
+    /// A letter outside ASCII.
+    #[error("it is not ASCII; write an internationalised label in its xn-- form")]
+    NotAscii,
+    /// Another character than letters, digits, hyphens and dots.
+    #[error("it has the character {0:?}; only letters, digits, '-' and '.' are allowed")]
+    Character(char),
+}
+
+fn check(text: &str) -> Result<(), DnsFault> {
+    if text.is_empty() {
+        return Err(DnsFault::Empty);
+    }
+    if text.len() > LONGEST_NAME {
+        return Err(DnsFault::TooLong(text.len()));
+    }
+    if !text.is_ascii() {
+        return Err(DnsFault::NotAscii);
+    }
+    let host = text.strip_prefix("*.").unwrap_or(text);
+    if host.contains('*') {
+        return Err(DnsFault::Wildcard);
+    }
+    if text.ends_with('.') {
+        return Err(DnsFault::TrailingDot);
+    }
+    host.split('.').try_for_each(check_label)
+}
+
+fn check_label(label: &str) -> Result<(), DnsFault> {
+    if label.is_empty() {
+        return Err(DnsFault::EmptyLabel);
+    }
+    if label.len() > LONGEST_LABEL {
+        return Err(DnsFault::LabelTooLong(label.len()));
+    }
+    if let Some(c) = label.chars().find(|&c| !c.is_ascii_alphanumeric() && c != '-') {
+        return Err(DnsFault::Character(c));
+    }
+    if label.starts_with('-') || label.ends_with('-') {
+        return Err(DnsFault::Hyphen);
+    }
+    if label.get(2..4) == Some("--") && !label[..2].eq_ignore_ascii_case("xn") {
+        return Err(DnsFault::ReservedLabel);
+    }
+    Ok(())
+}
+
+impl PartialEq for DnsName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl Eq for DnsName {}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
