@@ -1,0 +1,1 @@
+//! What every state store owes: one suite, run by each implementation.
