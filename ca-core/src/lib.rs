@@ -3,7 +3,7 @@
 //! Bytes, times and traits in; bytes out. No gRPC, no TLS, no threads: this crate returns futures and
 //! whoever calls it spawns them. `docs/architecture.md` follows one mint through these modules.
 
-//A pub mod authority;
+pub mod authority;
 pub mod bundle;
 pub mod certificate;
 pub mod clock;
@@ -16,11 +16,11 @@ pub mod issuer;
 pub mod key;
 pub mod lint;
 pub mod log;
-//A pub mod mint;
+pub mod mint;
 pub mod name;
 pub mod policy;
 pub mod profile;
 pub mod serial;
-//A pub mod store;
+pub mod store;
 pub mod template;
 pub mod token;
