@@ -1,5 +1,7 @@
 //! The template encoder against `x509-cert`: two encoders that share no code must agree on every byte.
 
+#![expect(clippy::unwrap_used, reason = "tests state their expectations by unwrapping")]
+
 use std::time::Duration;
 
 use ca_core::clock::Timestamp;
