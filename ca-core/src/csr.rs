@@ -324,7 +324,7 @@ fn read_attributes(mut attributes: Reader<'_>) -> Result<Extensions<'_>, Malform
             return Err(Malformed::TooMany { what: "attributes", most: MOST_PARTS });
         }
         let mut attribute = attributes.enter(tag::SEQUENCE, "attribute")?;
-        let kind = attribute.expect(tag::OID, "attribute type")?.value;
+        let kind = attribute.oid("attribute type")?;
         let mut values = attribute.enter(tag::SET, "attribute values")?;
         attribute.finish("attribute")?;
         if kind != EXTENSION_REQUEST {
@@ -348,7 +348,7 @@ fn read_extensions(mut list: Reader<'_>) -> Result<Extensions<'_>, Malformed> {
     let mut count = 0;
     while !list.is_empty() {
         let mut extension = list.enter(tag::SEQUENCE, "extension")?;
-        let kind = extension.expect(tag::OID, "extension type")?.value;
+        let kind = extension.oid("extension type")?;
         // DER leaves out a default: a critical flag that is there is true (X.690 §11.5).
         if extension.peek() == Some(tag::BOOLEAN) && !extension.boolean("critical")? {
             return Err(DerError::Value("critical").into());

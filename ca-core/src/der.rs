@@ -152,6 +152,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// An OBJECT IDENTIFIER's content: every arc in the fewest bytes, the last complete (X.690 §8.19.2).
+    pub fn oid(&mut self, what: &'static str) -> Result<&'a [u8], DerError> {
+        let oid = self.expect(tag::OID, what)?.value;
+        let padded =
+            |(index, &byte): (usize, &u8)| byte == 0x80 && (index == 0 || oid[index - 1] < 0x80);
+        match oid.last() {
+            Some(..=0x7f) if !oid.iter().enumerate().any(padded) => Ok(oid),
+            _ => Err(DerError::Value(what)),
+        }
+    }
+
     /// A BIT STRING of whole bytes (X.690 §8.6.2.2 with no unused bits).
     pub fn bit_string(&mut self, what: &'static str) -> Result<&'a [u8], DerError> {
         match self.expect(tag::BIT_STRING, what)?.value {
@@ -267,6 +278,17 @@ mod tests {
         assert_eq!(read(&[2, 3, 0, 0, 0x80]), Err(DerError::Value("n")));
         assert_eq!(read(&[2, 1, 0x80]), Err(DerError::Value("n")));
         assert_eq!(read(&[2, 0]), Err(DerError::Value("n")));
+    }
+
+    #[test]
+    fn only_minimal_object_identifiers_are_read() {
+        let read = |bytes: &[u8]| Reader::new(bytes).oid("type").map(<[u8]>::to_vec);
+        assert_eq!(read(&[6, 3, 0x55, 0x1d, 0x11]), Ok(vec![0x55, 0x1d, 0x11]));
+        assert_eq!(read(&[6, 4, 0x2a, 0x81, 0x80, 0x01]), Ok(vec![0x2a, 0x81, 0x80, 0x01]));
+        assert_eq!(read(&[6, 0]), Err(DerError::Value("type")));
+        assert_eq!(read(&[6, 2, 0x2a, 0x86]), Err(DerError::Value("type")));
+        assert_eq!(read(&[6, 2, 0x80, 0x01]), Err(DerError::Value("type")));
+        assert_eq!(read(&[6, 3, 0x2a, 0x80, 0x01]), Err(DerError::Value("type")));
     }
 
     proptest! {

@@ -10,6 +10,8 @@ use crate::excerpt::Excerpt;
 pub const LONGEST_NAME: usize = 253;
 /// Longest label in bytes.
 pub const LONGEST_LABEL: usize = 63;
+/// Most names in one certificate.
+pub const MOST_NAMES: usize = 100;
 
 /// A host name, or a wildcard for all hosts of one domain. Kept as it was written, case included, and
 /// compared without regard to case (RFC 4343).
@@ -33,6 +35,9 @@ impl DnsName {
             let name = Self::parse(text)?;
             if !names.contains(&name) {
                 names.push(name);
+            }
+            if names.len() > MOST_NAMES {
+                return Err(DnsError::TooMany);
             }
         }
         check_overlap(&names)?;
@@ -90,13 +95,18 @@ pub enum DnsError {
         fault: DnsFault,
     },
     /// A wildcard covers another name of the list.
-    #[error("name overlap: {name:?} is covered by {wildcard:?}; leave out one of the two")]
+    #[error(
+        "name {name:?} overlaps with {wildcard:?} in the same list: wildcard overlap; leave out one of the two"
+    )]
     Overlap {
         /// The covered name.
         name: String,
         /// The wildcard.
         wildcard: String,
     },
+    /// More than 100 names.
+    #[error("there are more than 100 DNS names; spread them over several certificates")]
+    TooMany,
 }
 
 /// The rule that a text breaks.
@@ -184,5 +194,117 @@ impl Eq for DnsName {}
 impl fmt::Display for DnsName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn host_names_and_wildcards_are_kept_as_written() {
+        let label = "a".repeat(63);
+        let longest = [&*label, &*label, &*label, &"a".repeat(61)].join(".");
+        assert_eq!(longest.len(), 253);
+        for text in [
+            "localhost",
+            "web.example.test",
+            "Web.Example.Test",
+            "*.example.test",
+            "*.test",
+            "a-b.c--d.test",
+            "xn--bcher-kva.test",
+            "XN--bcher-kva.test",
+            "1.2.3.4",
+            "a1",
+            &longest,
+        ] {
+            assert_eq!(DnsName::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_name() {
+        use DnsFault::*;
+        let long_label = format!("{}.test", "a".repeat(64));
+        let long_name = "a.".repeat(126) + "ab";
+        assert_eq!(long_name.len(), 254);
+        for (text, expected) in [
+            ("", Empty),
+            (&*long_name, TooLong(254)),
+            (&*long_label, LabelTooLong(64)),
+            ("a..b", EmptyLabel),
+            (".a", EmptyLabel),
+            ("*.", TrailingDot),
+            ("a.test.", TrailingDot),
+            (".", TrailingDot),
+            ("*", Wildcard),
+            ("*.*.test", Wildcard),
+            ("a.*.test", Wildcard),
+            ("a*.test", Wildcard),
+            ("**.test", Wildcard),
+            ("-a.test", Hyphen),
+            ("a-.test", Hyphen),
+            ("-", Hyphen),
+            ("ab--c.test", ReservedLabel),
+            ("bücher.test", NotAscii),
+            ("a b.test", Character(' ')),
+            ("a/b", Character('/')),
+            ("a_b.test", Character('_')),
+            ("a\0.test", Character('\0')),
+            ("a:443", Character(':')),
+        ] {
+            let expected = DnsError::Malformed { name: Excerpt::of(text), fault: expected };
+            assert_eq!(DnsName::parse(text).map(|_| ()), Err(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_beside_a_name_that_it_covers_is_refused() {
+        let list = |names: &[&str]| DnsName::list(names.iter().copied());
+        assert!(list(&["example.test", "*.example.test", "a.b.example.test"]).is_ok());
+        assert!(list(&["*.test", "*.example.test"]).is_ok());
+        for names in [["a.example.test", "*.example.test"], ["*.Example.test", "a.example.TEST"]] {
+            let error = list(&names).unwrap_err();
+            assert!(matches!(error, DnsError::Overlap { .. }));
+            assert!(error.to_string().contains("wildcard overlap"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_name_stands_once_in_its_first_spelling() {
+        let names = DnsName::list(["b.test", "A.test", "a.TEST", "*.c.test", "*.c.test"]).unwrap();
+        let texts: Vec<&str> = names.iter().map(DnsName::as_str).collect();
+        assert_eq!(texts, ["b.test", "A.test", "*.c.test"]);
+    }
+
+    #[test]
+    fn a_certificate_has_a_hundred_names_at_most() {
+        let names: Vec<String> = (0..101).map(|number| format!("n{number}.test")).collect();
+        let list = |count: usize| DnsName::list(names[..count].iter().map(String::as_str));
+        assert_eq!(list(100).unwrap().len(), 100);
+        assert_eq!(list(101), Err(DnsError::TooMany));
+    }
+
+    proptest! {
+        /// The rules once more, as a regular expression would have them, but for the lengths.
+        #[test]
+        fn a_name_is_what_its_labels_allow(text in "(\\*\\.)?[a-bA-B0*._ -]{0,4}(\\.[ab-]{0,5}){0,3}") {
+            let host = text.strip_prefix("*.").unwrap_or(&text);
+            let well_formed = host.split('.').all(|label| {
+                !label.is_empty()
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+                    && !(label.len() > 3 && &label[2..4] == "--")
+            });
+            prop_assert_eq!(DnsName::parse(&text).is_ok(), well_formed, "{:?}", text);
+        }
+
+        #[test]
+        fn no_text_makes_the_reading_panic(text in any::<String>()) {
+            let _ = DnsName::list([&*text, &*text]);
+        }
     }
 }

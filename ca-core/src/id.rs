@@ -36,7 +36,7 @@ pub struct SpiffeId {
 impl SpiffeId {
     /// Reads an id, with or without a path.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        let path = check(text).map_err(|fault| IdError::malformed(text, fault))?;
+        let path = check(text).map_err(|fault| IdError::malformed("a SPIFFE ID", text, fault))?;
         Ok(Self { text: text.into(), path })
     }
 
@@ -44,12 +44,12 @@ impl SpiffeId {
     /// two fields. Each part is checked on its own: a slash in the trust domain is no path.
     pub fn from_parts(trust_domain: &str, path: &str) -> Result<Self, IdError> {
         check_trust_domain(trust_domain)
-            .map_err(|fault| IdError::malformed(trust_domain, fault))?;
-        check_path(path).map_err(|fault| IdError::malformed(path, fault))?;
+            .map_err(|fault| IdError::malformed("a trust domain name", trust_domain, fault))?;
         let length = SCHEME.len() + trust_domain.len() + path.len();
         if length > LONGEST_ID {
-            return Err(IdError::malformed(path, IdFault::TooLong(length)));
+            return Err(IdError::malformed("a SPIFFE ID", path, IdFault::TooLong(length)));
         }
+        check_path(path).map_err(|fault| IdError::malformed("a SPIFFE ID path", path, fault))?;
         let text = [SCHEME, trust_domain, path].concat();
         Ok(Self { text: text.into(), path: SCHEME.len() + trust_domain.len() })
     }
@@ -87,6 +87,9 @@ impl TrustDomain {
     /// Reads a name such as `example.org`, without scheme or path. Any name of the grammar is taken:
     /// one that looks like an address or is no DNS name gets no special treatment (SPIFFE-ID §2.1).
     pub fn parse(name: &str) -> Result<Self, IdError> {
+        if name.starts_with(SCHEME) {
+            return Err(IdError::malformed("a trust domain name", name, IdFault::WholeId));
+        }
         SpiffeId::from_parts(name, "").map(Self)
     }
 
@@ -145,10 +148,12 @@ impl WorkloadId {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IdError {
     /// The text breaks the grammar.
-    #[error("{text} is not a SPIFFE ID or a part of one: {fault}")]
+    #[error("{text} is not {wanted}: {fault}")]
     Malformed {
-        /// The id, or the part of it, that was read.
+        /// What was read: an id, or a part of one.
         text: Excerpt,
+        /// What it should have been.
+        wanted: &'static str,
         /// The broken rule.
         fault: IdFault,
     },
@@ -176,8 +181,8 @@ pub enum IdError {
 }
 
 impl IdError {
-    fn malformed(text: &str, fault: IdFault) -> Self {
-        Self::Malformed { text: Excerpt::of(text), fault }
+    fn malformed(wanted: &'static str, text: &str, fault: IdFault) -> Self {
+        Self::Malformed { text: Excerpt::of(text), wanted, fault }
     }
 }
 
@@ -193,6 +198,9 @@ pub enum IdFault {
     /// `SPIFFE://` in some other case.
     #[error("the scheme must be lower case: spiffe://")]
     SchemeCase,
+    /// An id where the name of a trust domain is wanted.
+    #[error("give the name alone, without spiffe:// and path")]
+    WholeId,
     /// `spiffe://` and no name.
     #[error("trust domain is missing")]
     NoTrustDomain,
@@ -364,5 +372,245 @@ impl fmt::Debug for TrustDomain {
 impl fmt::Display for WorkloadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fault(result: Result<SpiffeId, IdError>) -> IdFault {
+        match result {
+            Err(IdError::Malformed { fault, .. }) => fault,
+            other => panic!("expected a malformed id, got {other:?}"),
+        }
+    }
+
+    /// SPIFFE-ID §2, rule by rule.
+    #[test]
+    fn what_the_grammar_does_not_allow_is_refused_by_name() {
+        use IdFault::*;
+        for (text, expected) in [
+            // scheme and authority
+            ("http://td/a", Scheme),
+            ("spiffe:td/a", Scheme),
+            ("spiffe:/td/a", Scheme),
+            ("//td/a", Scheme),
+            ("", Scheme),
+            (" spiffe://td/a", Scheme),
+            ("spiffe://td/a ", PathCharacter(' ')),
+            ("spiffe://td ", TrustDomainCharacter(' ')),
+            // query and fragment
+            ("spiffe://td/a?", Query),
+            ("spiffe://td/a?x=1", Query),
+            ("spiffe://td?x=1", Query),
+            ("spiffe://td/a#", Fragment),
+            ("spiffe://td/a#f", Fragment),
+            ("spiffe://td#f", Fragment),
+            // trust domain present
+            ("spiffe://", NoTrustDomain),
+            ("spiffe:///a", NoTrustDomain),
+            // user information and port
+            ("spiffe://u@td/a", UserInfo),
+            ("spiffe://u:p@td/a", UserInfo),
+            ("spiffe://@td/a", UserInfo),
+            ("spiffe://td:8080/a", Port),
+            ("spiffe://td:/a", Port),
+            // case
+            ("spiffe://TD/a", TrustDomainCase),
+            ("spiffe://tD/a", TrustDomainCase),
+            ("SPIFFE://td/a", SchemeCase),
+            ("Spiffe://td/a", SchemeCase),
+            // characters of the trust domain
+            ("spiffe://t$d/a", TrustDomainCharacter('$')),
+            ("spiffe://t%64/a", PercentEncoding),
+            ("spiffe://tdé/a", TrustDomainCharacter('é')),
+            ("spiffe://t~d/a", TrustDomainCharacter('~')),
+            ("spiffe://[::1]/a", TrustDomainCharacter('[')),
+            ("spiffe://t\0d/a", TrustDomainCharacter('\0')),
+            // percent-encoding in the path
+            ("spiffe://td/%41", PercentEncoding),
+            ("spiffe://td/a%2Fb", PercentEncoding),
+            // segments
+            ("spiffe://td//a", EmptySegment),
+            ("spiffe://td/a//b", EmptySegment),
+            ("spiffe://td/./a", DotSegment),
+            ("spiffe://td/a/..", DotSegment),
+            ("spiffe://td/..", DotSegment),
+            // trailing slash
+            ("spiffe://td/", TrailingSlash),
+            ("spiffe://td/a/", TrailingSlash),
+            // characters of the path
+            ("spiffe://td/a!b", PathCharacter('!')),
+            ("spiffe://td/a b", PathCharacter(' ')),
+            ("spiffe://td/a:b", PathCharacter(':')),
+            ("spiffe://td/é", PathCharacter('é')),
+            ("spiffe://td/a~b", PathCharacter('~')),
+            ("spiffe://td/a\\b", PathCharacter('\\')),
+            ("spiffe://td/a\n", PathCharacter('\n')),
+        ] {
+            assert_eq!(fault(SpiffeId::parse(text)), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_grammar_allows_is_kept_byte_for_byte() {
+        for (domain, path) in [
+            ("td", ""),
+            ("td", "/a"),
+            ("td", "/A"),
+            ("example.org", "/ns/prod/sa/web"),
+            // no special treatment for names that look like something else
+            ("1.2.3.4", "/a"),
+            ("999.999.999.999", "/a"),
+            ("_x", "/a"),
+            ("-a-", "/a"),
+            ("a..b", "/a"),
+            (".", "/a"),
+            ("..", "/a"),
+            // dots that are no dot segments
+            ("td", "/..."),
+            ("td", "/.a"),
+            ("td", "/a."),
+            ("td", "/a/..b/c"),
+        ] {
+            let text = format!("spiffe://{domain}{path}");
+            let id = SpiffeId::parse(&text).unwrap();
+            assert_eq!((id.as_str(), id.trust_domain_name(), id.path()), (&*text, domain, path));
+            assert_eq!(SpiffeId::from_parts(domain, path).unwrap(), id);
+        }
+        assert_ne!(SpiffeId::parse("spiffe://td/A"), SpiffeId::parse("spiffe://td/a"));
+    }
+
+    #[test]
+    fn lengths_are_held_to_the_byte() {
+        let id = |path: usize| format!("spiffe://td/{}", "a".repeat(path));
+        assert_eq!(SpiffeId::parse(&id(2036)).unwrap().as_str().len(), 2048);
+        assert_eq!(fault(SpiffeId::parse(&id(2037))), IdFault::TooLong(2049));
+        let path = |length: usize| format!("/{}", "a".repeat(length));
+        assert!(SpiffeId::from_parts("td", &path(2036)).is_ok());
+        assert_eq!(fault(SpiffeId::from_parts("td", &path(2037))), IdFault::TooLong(2049));
+        assert!(TrustDomain::parse(&"a".repeat(255)).is_ok());
+        let long = SpiffeId::parse(&format!("spiffe://{}/a", "a".repeat(256)));
+        assert_eq!(fault(long), IdFault::TrustDomainTooLong(256));
+    }
+
+    #[test]
+    fn parts_cannot_lend_each_other_characters() {
+        assert_eq!(fault(SpiffeId::from_parts("td/a", "")), IdFault::TrustDomainCharacter('/'));
+        assert_eq!(fault(SpiffeId::from_parts("td", "a")), IdFault::NoLeadingSlash);
+        assert_eq!(fault(SpiffeId::from_parts("td", "/")), IdFault::TrailingSlash);
+        assert_eq!(fault(SpiffeId::from_parts("td", ".example/a")), IdFault::NoLeadingSlash);
+    }
+
+    #[test]
+    fn a_trust_domain_is_its_name_and_its_id_has_no_slash() {
+        let domain = TrustDomain::parse("example.org").unwrap();
+        assert_eq!(domain.name(), "example.org");
+        assert_eq!(domain.id().as_str(), "spiffe://example.org");
+        for (name, text) in [
+            (
+                "Example.org",
+                "\"Example.org\" is not a trust domain name: trust domain must be lower case",
+            ),
+            (
+                "spiffe://example.org",
+                "\"spiffe://example.org\" is not a trust domain name: give the name alone, without spiffe:// and path",
+            ),
+        ] {
+            assert_eq!(TrustDomain::parse(name).unwrap_err().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_workload_has_a_path_of_ours_that_no_server_has() {
+        let ours = TrustDomain::parse("example.org").unwrap();
+        let refusal = |text: &str| {
+            WorkloadId::new(SpiffeId::parse(text).unwrap(), &ours).unwrap_err().to_string()
+        };
+        for (text, expected) in [
+            (
+                "spiffe://other.org/a",
+                "\"spiffe://other.org/a\" is in trust domain \"other.org\"; this server speaks for \"example.org\" only",
+            ),
+            (
+                "spiffe://example.org",
+                "\"spiffe://example.org\" has no path; a workload's SPIFFE ID needs one",
+            ),
+            (
+                "spiffe://example.org/spire",
+                "\"spiffe://example.org/spire\" is reserved: paths under /spire name servers and agents; choose another",
+            ),
+            (
+                "spiffe://example.org/mintmark/log",
+                "\"spiffe://example.org/mintmark/log\" is reserved: paths under /mintmark name servers and agents; choose another",
+            ),
+        ] {
+            assert_eq!(refusal(text), expected);
+        }
+        for path in ["/spire/server", "/spire/agent/x509pop/1", "/mintmark"] {
+            let id = SpiffeId::from_parts("example.org", path).unwrap();
+            assert!(matches!(WorkloadId::new(id, &ours), Err(IdError::Reserved { .. })), "{path}");
+        }
+        for path in ["/a", "/spirea", "/a/spire", "/mintmark-a", "/Spire"] {
+            let id = SpiffeId::from_parts("example.org", path).unwrap();
+            assert_eq!(WorkloadId::new(id.clone(), &ours).unwrap().into_id(), id);
+        }
+    }
+
+    #[test]
+    fn an_error_shows_a_bounded_part_of_what_was_sent() {
+        let error = SpiffeId::parse(&"\u{1b}[2J".repeat(100_000)).unwrap_err().to_string();
+        assert!(error.len() < 1000 && error.is_ascii(), "{error}");
+        assert!(error.ends_with("it has 400000 bytes; at most 2048 are allowed"), "{error}");
+    }
+
+    #[test]
+    fn maps_of_ids_answer_to_texts() {
+        let id = SpiffeId::parse("spiffe://td/a").unwrap();
+        let set = std::collections::HashSet::from([id]);
+        assert!(set.contains("spiffe://td/a"));
+        assert!(!set.contains("spiffe://td/b"));
+    }
+
+    /// Texts on both sides of every rule of the grammar, with valid ids well represented.
+    fn near_ids() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "spiffe://[a-z0-9._-]{1,8}(/[A-Za-z0-9._-]{1,4}){0,4}",
+            "(spiffe|SPIFFE|http)?:?/{0,3}[a-zA-Z0-9._%@:?#/é~ -]{0,12}(/[a-zA-Z0-9._%@:?#é~ -]{0,3}){0,4}",
+            "spiffe://a{250,260}(/a)?",
+            "spiffe://td/a{2030,2040}",
+            any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Against the `spiffe` crate, which shares no code with this one. It reads ids of any length.
+        #[test]
+        fn the_grammar_is_that_of_another_implementation(text in near_ids()) {
+            let theirs = spiffe::SpiffeId::new(&text);
+            match SpiffeId::parse(&text) {
+                Ok(id) => {
+                    let theirs = theirs.unwrap();
+                    prop_assert_eq!(id.as_str(), &text);
+                    prop_assert_eq!(id.trust_domain_name(), theirs.trust_domain_name());
+                    prop_assert_eq!(id.path(), theirs.path());
+                    prop_assert_eq!(SpiffeId::from_parts(id.trust_domain_name(), id.path()), Ok(id));
+                }
+                Err(_) if text.len() > LONGEST_ID => {}
+                Err(_) => prop_assert!(theirs.is_err(), "the other accepts {:?}", text),
+            }
+        }
+
+        #[test]
+        fn ids_are_ordered_as_their_texts(a in near_ids(), b in near_ids()) {
+            if let (Ok(one), Ok(other)) = (SpiffeId::parse(&a), SpiffeId::parse(&b)) {
+                prop_assert_eq!(one.cmp(&other), a.cmp(&b));
+                prop_assert_eq!(one == other, a == b);
+            }
+        }
     }
 }

@@ -255,7 +255,7 @@ impl<'a> Part<'a> {
     fn read(rdn: &mut Reader<'a>) -> Result<Self, DerError> {
         let part = rdn.expect(tag::SEQUENCE, "attribute of a name")?;
         let mut fields = Reader::new(part.value);
-        let oid = fields.expect(tag::OID, "attribute type")?.value;
+        let oid = fields.oid("attribute type")?;
         let value = fields.any("attribute value")?;
         fields.finish("attribute of a name")?;
         let attribute = Attribute::ALL.into_iter().find(|attribute| attribute.oid() == oid);
@@ -267,7 +267,6 @@ fn check_rdn(mut rdn: Reader<'_>) -> Result<(), NameError> {
     let mut before: Option<&[u8]> = None;
     loop {
         let part = Part::read(&mut rdn)?;
-        check_oid(part.oid)?;
         check_value(&part)?;
         if before.is_some_and(|before| before >= part.whole) {
             return Err(DerError::Value("order of a multi-valued RDN").into());
@@ -277,18 +276,6 @@ fn check_rdn(mut rdn: Reader<'_>) -> Result<(), NameError> {
             return Ok(());
         }
     }
-}
-
-/// X.690 §8.19.2: every arc in the fewest bytes, the last one complete.
-fn check_oid(oid: &[u8]) -> Result<(), DerError> {
-    let mut starts = true;
-    for &byte in oid {
-        if starts && byte == 0x80 {
-            return Err(DerError::Value("attribute type"));
-        }
-        starts = byte < 0x80;
-    }
-    if starts && !oid.is_empty() { Ok(()) } else { Err(DerError::Value("attribute type")) }
 }
 
 fn check_value(part: &Part<'_>) -> Result<(), NameError> {
@@ -411,4 +398,173 @@ fn write_oid(f: &mut fmt::Formatter<'_>, oid: &[u8]) -> fmt::Result {
         (arc, first) = (0, false);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Attribute::*;
+    use proptest::prelude::*;
+    use x509_cert::der::{Decode, Encode};
+
+    fn name(attributes: &[(Attribute, &str)]) -> Name {
+        Name::from_attributes(attributes).unwrap()
+    }
+
+    /// A name of one RDN with the given parts: OID content, string tag, value.
+    fn raw(parts: &[(&[u8], u8, &[u8])]) -> Result<Name, NameError> {
+        let parts: Vec<Vec<u8>> = parts
+            .iter()
+            .map(|&(oid, string, value)| {
+                der::encode(
+                    tag::SEQUENCE,
+                    &[&der::encode(tag::OID, &[oid]), &der::encode(string, &[value])],
+                )
+            })
+            .collect();
+        let rdn = der::encode(tag::SET, &[&parts.concat()]);
+        Name::from_der(&der::encode(tag::SEQUENCE, &[&rdn]))
+    }
+
+    const CN: &[u8] = b"\x55\x04\x03";
+
+    #[test]
+    fn names_print_as_rfc_4514_has_them() {
+        for (name, text) in [
+            (Name::empty(), ""),
+            (name(&[(Country, "US"), (Organization, "SPIRE")]), "O=SPIRE,C=US"),
+            (name(&[(CommonName, "a, b+c")]), "CN=a\\, b\\+c"),
+            (name(&[(CommonName, "# \"<x>\"; ")]), "CN=\\# \\\"\\<x\\>\\\"\\;\\ "),
+            (name(&[(Organization, "Bücher \\ Co")]), "O=Bücher \\\\ Co"),
+            (name(&[(SerialNumber, "1"), (OrganizationalUnit, "u")]), "OU=u,SERIALNUMBER=1"),
+            (raw(&[(CN, 0x13, b"a"), (b"\x55\x04\x0b", 0x13, b"b")]).unwrap(), "CN=a+OU=b"),
+            // emailAddress has no short name in RFC 4514.
+            (
+                raw(&[(b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01", 0x16, b"a@b")]).unwrap(),
+                "1.2.840.113549.1.9.1=#1603614062",
+            ),
+            (raw(&[(b"\x88\x37", 0x13, b"a")]).unwrap(), "2.999=#130161"),
+        ] {
+            assert_eq!(name.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn strings_are_printable_where_they_can_be() {
+        let der = |value: &str| name(&[(Organization, value)]).der()[11];
+        assert_eq!(der("Acme (1), Ltd. '+-/:=?"), tag::PRINTABLE_STRING);
+        assert_eq!(der("Acme & Sons"), tag::UTF8_STRING);
+        assert_eq!(der("*.example.test"), tag::UTF8_STRING);
+        assert_eq!(name(&[(DomainComponent, "a")]).der()[18], tag::IA5_STRING);
+    }
+
+    #[test]
+    fn what_rfc_5280_does_not_allow_is_refused_by_name() {
+        let country: &[u8] = b"\x55\x04\x06";
+        let string_type = |attribute, found, printable| {
+            Err(NameError::StringType { attribute, found, printable })
+        };
+        let length = |attribute, found, least, most| {
+            Err(NameError::ValueLength { attribute, found, least, most })
+        };
+        for (parts, expected) in [
+            (&[(CN, 0x14, &b"a"[..])][..], string_type("CN", 0x14, false)), // TeletexString
+            (&[(CN, 0x1e, b"\0a")], string_type("CN", 0x1e, false)),        // BMPString
+            (&[(CN, 0x16, b"a")], string_type("CN", 0x16, false)),          // IA5String
+            (&[(country, 0x0c, b"US")], string_type("C", 0x0c, true)),
+            (&[(country, 0x13, b"USA")], length("C", 3, 2, 2)),
+            (&[(CN, 0x13, b"")], length("CN", 0, 1, 64)),
+            (&[(CN, 0x0c, &[b'a'; 65])], length("CN", 65, 1, 64)),
+            (&[(b"\x55\x04\x0a", 0x13, &[b'a'; 65])], length("O", 65, 1, 64)),
+            (&[(b"\x55\x04\x07", 0x13, &[b'a'; 129])], length("L", 129, 1, 128)),
+            (&[(CN, 0x13, b"a*")], Err(NameError::Characters("CN"))),
+            (&[(CN, 0x0c, b"a\0b")], Err(NameError::Characters("CN"))),
+            (&[(CN, 0x0c, b"a\xff")], Err(NameError::Characters("CN"))),
+            (&[(CN, 0x0c, b"a\nb")], Err(NameError::Characters("CN"))),
+            (&[(b"\x80\x01", 0x13, b"a")], Err(DerError::Value("attribute type").into())),
+            (
+                &[(b"\x55\x04\x0b", 0x13, b"b"), (CN, 0x13, b"a")],
+                Err(DerError::Value("order of a multi-valued RDN").into()),
+            ),
+            (
+                &[(CN, 0x13, b"a"), (CN, 0x13, b"a")],
+                Err(DerError::Value("order of a multi-valued RDN").into()),
+            ),
+            (&[], Err(DerError::Truncated("attribute of a name").into())),
+        ] {
+            assert_eq!(raw(parts), expected);
+        }
+        // 64 characters, not bytes.
+        assert!(raw(&[(CN, 0x0c, "é".repeat(64).as_bytes())]).is_ok());
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let many = [(CommonName, "a"); 17];
+        assert!(Name::from_attributes(&many[..16]).is_ok());
+        assert_eq!(Name::from_attributes(&many), Err(NameError::TooManyParts));
+        let long = vec![0x30; LONGEST_NAME + 1];
+        assert_eq!(Name::from_der(&long), Err(NameError::TooLong(2049)));
+    }
+
+    #[test]
+    fn a_host_becomes_the_one_common_name() {
+        let host = DnsName::parse("web.example.test").unwrap();
+        let expect = |name: &Name, text: &str| {
+            assert_eq!(name.with_common_name(&host).unwrap().to_string(), text);
+        };
+        expect(&Name::empty(), "CN=web.example.test");
+        expect(
+            &name(&[(CommonName, "old"), (Country, "US"), (Organization, "SPIRE")]),
+            "CN=web.example.test,O=SPIRE,C=US",
+        );
+        expect(
+            &raw(&[(CN, 0x13, b"a"), (b"\x55\x04\x0b", 0x13, b"b")]).unwrap(),
+            "CN=web.example.test,OU=b",
+        );
+        let long = DnsName::parse(&format!("{}.test", "a".repeat(60))).unwrap();
+        assert!(matches!(
+            Name::empty().with_common_name(&long),
+            Err(NameError::ValueLength { attribute: "CN", found: 65, .. })
+        ));
+    }
+
+    fn attributes() -> impl Strategy<Value = Vec<(Attribute, String)>> {
+        let attribute = prop_oneof![
+            (Just(Country), "[A-Z]{2}"),
+            (Just(SerialNumber), "[0-9a-f]{1,40}"),
+            (Just(DomainComponent), "[a-z]{1,10}"),
+            (Just(Organization), "[ -~é]{1,20}"),
+            (Just(CommonName), "[ -~é]{1,20}"),
+            (Just(Locality), "[ -~é]{1,100}"),
+        ];
+        proptest::collection::vec(attribute, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn another_implementation_reads_and_writes_the_same_names(attributes in attributes()) {
+            let pairs: Vec<(Attribute, &str)> =
+                attributes.iter().map(|(attribute, value)| (*attribute, &**value)).collect();
+            let ours = name(&pairs);
+            let theirs = x509_cert::name::Name::from_der(ours.der()).unwrap();
+            prop_assert_eq!(&theirs.to_der().unwrap(), ours.der());
+            prop_assert_eq!(Name::from_der(ours.der()).unwrap(), ours);
+        }
+
+        #[test]
+        fn no_bytes_make_the_reading_panic(
+            attributes in attributes(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let pairs: Vec<(Attribute, &str)> =
+                attributes.iter().map(|(attribute, value)| (*attribute, &**value)).collect();
+            let mut der = name(&pairs).der().to_vec();
+            let at = at.index(der.len());
+            der[at] = byte;
+            if let Ok(name) = Name::from_der(&der) {
+                prop_assert_eq!(name.der(), &der);
+                let _ = name.to_string();
+            }
+        }
+    }
 }

@@ -65,6 +65,9 @@ pub enum PublicKeyError {
     /// An exponent that is even, below 65537 (FIPS 186-5 §5.1) or above 33 bits.
     #[error("RSA exponent must be odd, at least 65537 and at most 33 bits")]
     Exponent,
+    /// An Ed25519 point of small order: a signature that verifies with it proves nothing.
+    #[error("Ed25519 public key has small order, so anyone can sign for it; make a new key")]
+    SmallOrder,
 }
 
 /// SHA-1 of the key bits: the subject key identifier of RFC 5280 §4.2.1.2 (1), and SPIRE's authority id.
@@ -268,7 +271,11 @@ fn kind_of(spki: &[u8]) -> Result<KeyKind, PublicKeyError> {
         return Ok(KeyKind::EcP384);
     }
     if spki.starts_with(ED25519_PREFIX) && spki.len() == ED25519_PREFIX.len() + 32 {
-        return Ok(KeyKind::Ed25519);
+        return if has_small_order(&spki[ED25519_PREFIX.len()..]) {
+            Err(PublicKeyError::SmallOrder)
+        } else {
+            Ok(KeyKind::Ed25519)
+        };
     }
     let mut info = der::sole(spki, tag::SEQUENCE, "SubjectPublicKeyInfo")?;
     let algorithm = info.expect(tag::SEQUENCE, "key algorithm")?;
@@ -294,6 +301,23 @@ fn kind_of(spki: &[u8]) -> Result<KeyKind, PublicKeyError> {
         return Err(PublicKeyError::Exponent);
     }
     Ok(KeyKind::Rsa { bits: u16::try_from(bits).expect("at most 4096") })
+}
+
+/// Whether the 32 bytes name one of the eight points whose order divides the cofactor, in any encoding
+/// that decodes to one. RFC 8032 §5.1.7 lets every signature of a chosen form verify with those.
+fn has_small_order(key: &[u8]) -> bool {
+    // The two y of the four points of order 8.
+    const EIGHTH: [[u8; 32]; 2] = [
+        *b"\x26\xe8\x95\x8f\xc2\xb2\x27\xb0\x45\xc3\xf4\x89\xf2\xef\x98\xf0\xd5\xdf\xac\x05\xd3\xc6\x33\x39\xb1\x38\x02\x88\x6d\x53\xfc\x05",
+        *b"\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a",
+    ];
+    let (first, middle, last) = (key[0], &key[1..31], key[31] & 0x7f); // without the sign of x
+    let low = middle.iter().all(|&byte| byte == 0) && last == 0;
+    let high = middle.iter().all(|&byte| byte == 0xff) && last == 0x7f;
+    // 0 and 1; then -1, and 0 and 1 once more as p and p + 1 (p = 2^255 - 19).
+    low && first <= 1
+        || high && (0xec..=0xee).contains(&first)
+        || EIGHTH.iter().any(|y| y[..31] == key[..31] && y[31] == last)
 }
 
 fn rsa_bits(spki: &[u8]) -> Result<&[u8], DerError> {
@@ -349,6 +373,35 @@ mod tests {
             ],
         );
         assert_eq!(PublicKey::from_spki(&compressed), Err(PublicKeyError::PointForm));
+    }
+
+    #[test]
+    fn ed25519_points_of_small_order_are_refused() {
+        let spki = |key: &[u8]| [&ED25519_PREFIX[..], key].concat();
+        let read = |key: &[u8]| PublicKey::from_spki(&spki(key)).map(|key| key.kind());
+        let hex = |text: &str| -> Vec<u8> {
+            (0..64)
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+                .collect()
+        };
+        for weak in [
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        ] {
+            let mut key = hex(weak);
+            assert_eq!(read(&key), Err(PublicKeyError::SmallOrder), "{weak}");
+            key[31] |= 0x80;
+            assert_eq!(read(&key), Err(PublicKeyError::SmallOrder), "{weak} with its sign");
+        }
+        // RFC 8032 §7.1, test 1.
+        let good = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+        assert_eq!(read(&good), Ok(KeyKind::Ed25519));
     }
 
     #[test]
