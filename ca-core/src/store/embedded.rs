@@ -228,3 +228,31 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::store::contract;
+
+    #[tokio::test]
+    async fn in_memory_keeps_the_contract() {
+        contract::state_store(async |commits| {
+            let memory = redb::backends::InMemoryBackend::new();
+            Embedded::over(memory, commits).unwrap()
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn on_disk_keeps_the_contract() {
+        let place = tempfile::tempdir().unwrap();
+        let stores = AtomicU32::new(0);
+        contract::state_store(async |commits| {
+            let number = stores.fetch_add(1, Ordering::Relaxed).to_string();
+            Embedded::open_keeping(&place.path().join(number), commits).unwrap()
+        })
+        .await;
+    }
+}
