@@ -65,14 +65,15 @@ pub enum SignError {
 
 /// Creates, finds, lists and retires the keys of one place.
 ///
-/// Every implementation passes [`contract::key_store`](super::contract::key_store).
+/// A store serves one trust domain: a name of another is [`KeyError::Unsafe`]. Every implementation
+/// passes the suite `contract::key_store` (feature `testing`).
 #[async_trait]
 pub trait KeyStore: Send + Sync + fmt::Debug {
     /// What and where this store is, and which keys it can make.
     fn description(&self) -> &StoreDescription;
 
-    /// Makes a new key. Fails with [`KeyError::Exists`] if the name is taken, with
-    /// [`KeyError::Unsupported`] if the store cannot make such a key.
+    /// Makes a new key. Fails with [`KeyError::Exists`] if the name is taken, by a retired key too,
+    /// and with [`KeyError::Unsupported`] if the store cannot make such a key.
     async fn create(
         &self,
         name: &KeyName,
@@ -89,7 +90,8 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
 
     /// Lets the key sign no more: handles given out refuse, and `find` and `list` leave it out for as
     /// long as this process runs. The lasting record of a retirement is its authority's, in the state
-    /// store; nothing is destroyed. A name that does not exist is [`KeyError::NotFound`].
+    /// store; nothing is destroyed. A name that does not exist is [`KeyError::NotFound`]; retiring a key
+    /// again changes nothing.
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError>;
 }
 

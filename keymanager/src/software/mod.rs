@@ -1,0 +1,232 @@
+//! Keys in this process's memory, kept on disk as sealed files or not at all.
+//!
+//! Sealing protects a copied file, a backup or a stolen disk. It does not protect against who can read
+//! this process's memory or the seal key: for that the key belongs in a token.
+
+mod directory;
+mod pair;
+mod seal;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use ca_core::key::{
+    KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError, Signature,
+    SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
+};
+
+pub use seal::SealKey;
+
+use crate::blocking;
+use crate::retirement::{Retired, Retirements, check_domain};
+use directory::SealedDirectory;
+use pair::{CREATABLE, Pair};
+
+/// Software keys of one trust domain.
+pub struct SoftwareStore {
+    description: StoreDescription,
+    shared: Arc<Shared>,
+}
+
+/// What the blocking threads work on.
+struct Shared {
+    trust_domain: String,
+    place: Place,
+    retired: Retirements,
+}
+
+enum Place {
+    Memory(Mutex<BTreeMap<KeyName, Arc<Pair>>>),
+    Directory(SealedDirectory),
+}
+
+impl SoftwareStore {
+    /// The keys sealed under `seal` in `directory`, which is made with mode 0700 if it is not there.
+    /// One directory serves one trust domain.
+    ///
+    /// # Errors
+    /// [`KeyError::Setup`] if the directory cannot be made, is not ours or is open to others.
+    pub async fn open(
+        directory: PathBuf,
+        seal: SealKey,
+        trust_domain: &str,
+    ) -> Result<Self, KeyError> {
+        let shown = directory.display().to_string();
+        let domain = trust_domain.to_owned();
+        let opened =
+            blocking::run(&shown, move || SealedDirectory::open(directory, seal, domain)).await?;
+        Ok(Self::new(opened.place().to_owned(), trust_domain, Place::Directory(opened)))
+    }
+
+    /// Keys that end with this process: for tests, benches and issuing keys of hours.
+    #[must_use]
+    pub fn in_memory(trust_domain: &str) -> Self {
+        Self::new(
+            "memory of this process".to_owned(),
+            trust_domain,
+            Place::Memory(Mutex::default()),
+        )
+    }
+
+    fn new(place_name: String, trust_domain: &str, place: Place) -> Self {
+        let description = StoreDescription {
+            kind: "software",
+            place: place_name,
+            key_types: CREATABLE.to_vec(),
+            hardware: false,
+        };
+        let retired = Retirements::default();
+        let shared = Shared { trust_domain: trust_domain.to_owned(), place, retired };
+        Self { description, shared: Arc::new(shared) }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, KeyError> + Send + 'static,
+    ) -> Result<T, KeyError> {
+        let shared = Arc::clone(&self.shared);
+        blocking::run(&self.description.place, move || work(&shared)).await
+    }
+}
+
+impl fmt::Debug for SoftwareStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SoftwareStore({})", self.description.place)
+    }
+}
+
+#[async_trait]
+impl KeyStore for SoftwareStore {
+    fn description(&self) -> &StoreDescription {
+        &self.description
+    }
+
+    async fn create(
+        &self,
+        name: &KeyName,
+        key_type: KeyType,
+    ) -> Result<Arc<dyn SigningKey>, KeyError> {
+        check_domain(name, &self.shared.trust_domain)?;
+        if !CREATABLE.contains(&key_type) {
+            let place = self.description.place.clone();
+            return Err(KeyError::Unsupported { key_type, place });
+        }
+        let name = name.clone();
+        self.run(move |shared| shared.create(&name, key_type)).await
+    }
+
+    async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
+        check_domain(name, &self.shared.trust_domain)?;
+        let name = name.clone();
+        self.run(move |shared| match shared.load(&name)? {
+            Some(pair) if !shared.retired.contains(&name) => Ok(Some(shared.key(name, pair))),
+            _ => Ok(None),
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+        self.run(Shared::list).await
+    }
+
+    async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
+        check_domain(name, &self.shared.trust_domain)?;
+        let name = name.clone();
+        self.run(move |shared| {
+            shared.load(&name)?.ok_or_else(|| KeyError::NotFound(name.clone()))?;
+            shared.retired.of(&name).set();
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Shared {
+    fn create(&self, name: &KeyName, key_type: KeyType) -> Result<Arc<dyn SigningKey>, KeyError> {
+        match &self.place {
+            Place::Memory(keys) => {
+                let pair = Arc::new(Pair::generate(name, key_type)?.1);
+                let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+                if keys.contains_key(name) {
+                    return Err(KeyError::Exists(name.clone()));
+                }
+                keys.insert(name.clone(), Arc::clone(&pair));
+                Ok(self.key(name.clone(), pair))
+            }
+            Place::Directory(directory) => {
+                directory.check_vacant(name)?;
+                let (pkcs8, _) = Pair::generate(name, key_type)?;
+                directory.write_new(name, key_type, &pkcs8)?;
+                // Read back from the disk: the key that is used is the key that will be found.
+                let pair = self.load(name)?.ok_or_else(|| KeyError::NotFound(name.clone()))?;
+                Ok(self.key(name.clone(), pair))
+            }
+        }
+    }
+
+    fn load(&self, name: &KeyName) -> Result<Option<Arc<Pair>>, KeyError> {
+        match &self.place {
+            Place::Memory(keys) => {
+                Ok(keys.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
+            }
+            Place::Directory(directory) => {
+                let Some((key_type, pkcs8)) = directory.read(name)? else { return Ok(None) };
+                Pair::from_pkcs8(name, key_type, &pkcs8).map(Arc::new).map(Some)
+            }
+        }
+    }
+
+    fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+        let names = match &self.place {
+            Place::Memory(keys) => {
+                keys.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+            }
+            Place::Directory(directory) => directory.names()?,
+        };
+        let mut keys = Vec::with_capacity(names.len());
+        for name in names.into_iter().filter(|name| !self.retired.contains(name)) {
+            if let Some(pair) = self.load(&name)? {
+                let (algorithm, public_key) = (pair.algorithm(), pair.public_key().clone());
+                keys.push(KeyDescription { name, algorithm, public_key });
+            }
+        }
+        Ok(keys)
+    }
+
+    fn key(&self, name: KeyName, pair: Arc<Pair>) -> Arc<dyn SigningKey> {
+        Arc::new(SoftwareKey { retired: self.retired.of(&name), name, pair })
+    }
+}
+
+/// A key pair in memory. Signs where it is called: a signature takes microseconds (RSA: up to two
+/// milliseconds), less than a hand-over to another thread would be worth.
+struct SoftwareKey {
+    name: KeyName,
+    pair: Arc<Pair>,
+    retired: Retired,
+}
+
+impl fmt::Debug for SoftwareKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SoftwareKey({}, {:?})", self.name, self.pair.public_key())
+    }
+}
+
+#[async_trait]
+impl SigningKey for SoftwareKey {
+    async fn sign(&self, message: ToBeSigned) -> Result<Signature, SignError> {
+        self.retired.check(&self.name)?;
+        self.pair.sign(&self.name, message.message())
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.pair.algorithm()
+    }
+
+    fn public_key(&self) -> &PublicKey {
+        self.pair.public_key()
+    }
+}

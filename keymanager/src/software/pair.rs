@@ -1,0 +1,209 @@
+//! A private key in memory, ready to sign; the one place that names the cryptography library.
+
+#[cfg(not(feature = "ring"))]
+use aws_lc_rs as provider;
+#[cfg(feature = "ring")]
+use ring as provider;
+
+use ca_core::der::{self, tag};
+use ca_core::key::{
+    KeyError, KeyKind, KeyName, KeyType, PublicKey, SignError, Signature, SignatureAlgorithm,
+    ToBeSigned,
+};
+use provider::rand::{SecureRandom, SystemRandom};
+use provider::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+};
+use zeroize::Zeroizing;
+
+/// The kinds of key that [`Pair::generate`] makes.
+#[cfg(not(feature = "ring"))]
+pub(super) const CREATABLE: &[KeyType] = &KeyType::ALL;
+/// The kinds of key that [`Pair::generate`] makes: ring signs with RSA keys and makes none.
+#[cfg(feature = "ring")]
+pub(super) const CREATABLE: &[KeyType] = &[KeyType::EcP256, KeyType::EcP384, KeyType::Ed25519];
+
+/// A key pair with all that a signature needs held ready.
+pub(super) struct Pair {
+    private: Private,
+    random: SystemRandom,
+    algorithm: SignatureAlgorithm,
+    public_key: PublicKey,
+}
+
+enum Private {
+    // With the ASN.1 signing algorithms: cheaper in aws-lc-rs than its fixed-length ones.
+    Ecdsa(EcdsaKeyPair),
+    Rsa(RsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl Pair {
+    /// The signature over `message`, hashed as the algorithm says.
+    pub(super) fn sign(&self, name: &KeyName, message: &[u8]) -> Result<Signature, SignError> {
+        let signature = match &self.private {
+            Private::Ecdsa(pair) => {
+                let der = pair.sign(&self.random, message).map_err(|_| refused(name))?;
+                Signature::from_ecdsa_der(self.algorithm, der.as_ref())
+            }
+            Private::Ed25519(pair) => Signature::from_ed25519(pair.sign(message).as_ref()),
+            Private::Rsa(pair) => {
+                let mut buffer = [0; 512];
+                let signature = &mut buffer[..modulus_length(pair)];
+                pair.sign(&RSA_PKCS1_SHA256, &self.random, message, signature)
+                    .map_err(|_| refused(name))?;
+                Signature::from_rsa(signature)
+            }
+        };
+        signature.map_err(|source| SignError::Malformed { key: name.to_string(), source })
+    }
+
+    pub(super) fn algorithm(&self) -> SignatureAlgorithm {
+        self.algorithm
+    }
+
+    pub(super) fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    /// A new key of a [`CREATABLE`] type, and its PKCS#8 for keeping.
+    pub(super) fn generate(
+        name: &KeyName,
+        key_type: KeyType,
+    ) -> Result<(Zeroizing<Vec<u8>>, Self), KeyError> {
+        let pkcs8 = generate_pkcs8(key_type).ok_or_else(|| KeyError::Unavailable {
+            place: "the cryptography library".to_owned(),
+            reason: format!("it could not make a key of type {key_type}"),
+        })?;
+        let pair = Self::from_pkcs8(name, key_type, &pkcs8)?;
+        Ok((pkcs8, pair))
+    }
+
+    /// Reads a private key, checks that it is of `key_type` and that what it signs verifies.
+    pub(super) fn from_pkcs8(
+        name: &KeyName,
+        key_type: KeyType,
+        pkcs8: &[u8],
+    ) -> Result<Self, KeyError> {
+        let broken = |reason: String| KeyError::Unsafe { name: name.clone(), reason };
+        let private = Private::from_pkcs8(key_type, pkcs8)
+            .ok_or_else(|| broken(format!("its content is no private key of type {key_type}")))?;
+        let public_key = private
+            .public_key()
+            .ok_or_else(|| broken("its public half is malformed".to_owned()))?;
+        if public_key.kind() != kind(key_type) {
+            return Err(broken(format!("it is {} and not {key_type}", public_key.kind())));
+        }
+        let algorithm = key_type.signature_algorithm();
+        let pair = Self { private, random: SystemRandom::new(), algorithm, public_key };
+        pair.prove(name).map_err(|reason| broken(reason.to_owned()))?;
+        Ok(pair)
+    }
+
+    /// Signs a probe and verifies it, so that halves that do not belong together never sign.
+    fn prove(&self, name: &KeyName) -> Result<(), &'static str> {
+        let mut nonce = [0; 32];
+        self.random.fill(&mut nonce).map_err(|_| "the system gives no random bytes")?;
+        let probe = ToBeSigned::probe(nonce);
+        match self.sign(name, probe.message()) {
+            Ok(signature) if self.public_key.verifies(probe.message(), &signature) => Ok(()),
+            _ => Err("what it signs does not verify with its public half"),
+        }
+    }
+}
+
+impl Private {
+    fn from_pkcs8(key_type: KeyType, pkcs8: &[u8]) -> Option<Self> {
+        match key_type {
+            KeyType::EcP256 => ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(Self::Ecdsa),
+            KeyType::EcP384 => ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8).map(Self::Ecdsa),
+            KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => {
+                RsaKeyPair::from_pkcs8(pkcs8).ok().map(Self::Rsa)
+            }
+            KeyType::Ed25519 => Ed25519KeyPair::from_pkcs8(pkcs8).ok().map(Self::Ed25519),
+        }
+    }
+
+    fn public_key(&self) -> Option<PublicKey> {
+        match self {
+            Self::Ecdsa(pair) => PublicKey::from_ec_point(pair.public_key().as_ref()).ok(),
+            Self::Ed25519(pair) => {
+                Some(PublicKey::from_ed25519(pair.public_key().as_ref().try_into().ok()?))
+            }
+            Self::Rsa(pair) => {
+                // Both libraries give the RSAPublicKey of RFC 8017 §A.1.1.
+                let mut numbers =
+                    der::sole(pair.public_key().as_ref(), tag::SEQUENCE, "RSAPublicKey").ok()?;
+                let modulus = numbers.unsigned("RSA modulus").ok()?;
+                PublicKey::from_rsa(modulus, numbers.unsigned("RSA exponent").ok()?).ok()
+            }
+        }
+    }
+}
+
+fn kind(key_type: KeyType) -> KeyKind {
+    match key_type {
+        KeyType::EcP256 => KeyKind::EcP256,
+        KeyType::EcP384 => KeyKind::EcP384,
+        KeyType::Rsa2048 => KeyKind::Rsa { bits: 2048 },
+        KeyType::Rsa3072 => KeyKind::Rsa { bits: 3072 },
+        KeyType::Rsa4096 => KeyKind::Rsa { bits: 4096 },
+        KeyType::Ed25519 => KeyKind::Ed25519,
+    }
+}
+
+fn refused(name: &KeyName) -> SignError {
+    let reason = "the cryptography library failed to sign".to_owned();
+    SignError::Unavailable { key: name.to_string(), reason }
+}
+
+#[cfg(not(feature = "ring"))]
+fn ecdsa(algorithm: &'static EcdsaSigningAlgorithm, pkcs8: &[u8]) -> Option<EcdsaKeyPair> {
+    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8).ok()
+}
+
+#[cfg(feature = "ring")]
+fn ecdsa(algorithm: &'static EcdsaSigningAlgorithm, pkcs8: &[u8]) -> Option<EcdsaKeyPair> {
+    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8, &SystemRandom::new()).ok()
+}
+
+#[cfg(not(feature = "ring"))]
+fn modulus_length(pair: &RsaKeyPair) -> usize {
+    pair.public_modulus_len()
+}
+
+#[cfg(feature = "ring")]
+fn modulus_length(pair: &RsaKeyPair) -> usize {
+    pair.public().modulus_len()
+}
+
+fn generate_pkcs8(key_type: KeyType) -> Option<Zeroizing<Vec<u8>>> {
+    let random = SystemRandom::new();
+    let document = match key_type {
+        KeyType::EcP256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random),
+        KeyType::EcP384 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random),
+        KeyType::Ed25519 => Ed25519KeyPair::generate_pkcs8(&random),
+        KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => return generate_rsa(key_type),
+    };
+    document.ok().map(|document| Zeroizing::new(document.as_ref().to_vec()))
+}
+
+#[cfg(not(feature = "ring"))]
+fn generate_rsa(key_type: KeyType) -> Option<Zeroizing<Vec<u8>>> {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    use aws_lc_rs::rsa::KeySize;
+    let size = match key_type {
+        KeyType::Rsa2048 => KeySize::Rsa2048,
+        KeyType::Rsa3072 => KeySize::Rsa3072,
+        _ => KeySize::Rsa4096,
+    };
+    let pair = RsaKeyPair::generate(size).ok()?;
+    let document: Pkcs8V1Der<'_> = pair.as_der().ok()?;
+    Some(Zeroizing::new(document.as_ref().to_vec()))
+}
+
+#[cfg(feature = "ring")]
+fn generate_rsa(_: KeyType) -> Option<Zeroizing<Vec<u8>>> {
+    None
+}
