@@ -7,11 +7,12 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{self as verification, VerificationAlgorithm};
+use bytes::Bytes;
 use thiserror::Error;
 
 use crate::der::{self, DerError, Reader, tag};
 use crate::id::SpiffeId;
-use crate::key::{KeyKind, PublicKey, PublicKeyError, Purpose, Signature, ToBeSigned};
+use crate::key::{KeyKind, PublicKey, PublicKeyError, Signature, ToBeSigned};
 use crate::name::{Name, NameError};
 
 /// Longest CSR in bytes. One with an RSA-4096 key and a 2048-byte id has under 4 KiB.
@@ -418,7 +419,7 @@ fn read_basic_constraints(value: &[u8]) -> Result<bool, Malformed> {
 /// A request of our own, checked by construction, that lacks its signature.
 #[derive(Debug, Clone)]
 pub struct Request {
-    message: ToBeSigned,
+    info: Bytes,
 }
 
 impl Request {
@@ -445,22 +446,24 @@ impl Request {
         let attributes = der::encode(tag::context_constructed(0), &[&attribute]);
         let info =
             der::encode(tag::SEQUENCE, &[b"\x02\x01\x00", subject.der(), key.spki(), &attributes]);
-        Self { message: ToBeSigned::new(Purpose::Request, info) }
+        Self { info: info.into() }
     }
 
     /// What the key must sign.
     #[must_use]
     pub fn to_be_signed(&self) -> ToBeSigned {
-        self.message.clone()
+        ToBeSigned::request(self)
+    }
+
+    /// The `CertificationRequestInfo` (RFC 2986 §4.1).
+    pub(crate) fn info(&self) -> &Bytes {
+        &self.info
     }
 
     /// The DER of the whole request. Whether `signature` is by the right key is for its reader to see.
     #[must_use]
     pub fn assemble(self, signature: &Signature) -> Vec<u8> {
         let bits = der::encode(tag::BIT_STRING, &[&[0], &signature.x509()]);
-        der::encode(
-            tag::SEQUENCE,
-            &[self.message.message(), signature.algorithm().identifier(), &bits],
-        )
+        der::encode(tag::SEQUENCE, &[&self.info, signature.algorithm().identifier(), &bits])
     }
 }

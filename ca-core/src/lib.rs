@@ -3,11 +3,24 @@
 //! Bytes, times and traits in; bytes out. No gRPC, no TLS, no threads: this crate returns futures and
 //! whoever calls it spawns them. `docs/architecture.md` follows one mint through these modules.
 
+pub mod authority;
+pub mod bundle;
+pub mod certificate;
 pub mod clock;
 pub mod csr;
 pub mod der;
 pub mod dns;
 pub mod excerpt;
 pub mod id;
+pub mod issuer;
 pub mod key;
+pub mod lint;
+pub mod log;
+pub mod mint;
 pub mod name;
+pub mod policy;
+pub mod profile;
+pub mod serial;
+pub mod store;
+pub mod template;
+pub mod token;

@@ -2,6 +2,10 @@
 
 use bytes::Bytes;
 
+use crate::csr::Request;
+use crate::lint::Linted;
+use crate::token::SigningInput;
+
 /// The first bytes of every probe. Neither DER (no SEQUENCE tag) nor a JWS signing input (no base64url),
 /// so a probe's signature proves nothing to anyone else.
 pub const PROBE_PREFIX: &[u8] = b"\0mintmark key probe, not a certificate, not a token\0";
@@ -31,14 +35,25 @@ pub struct ToBeSigned {
 }
 
 impl ToBeSigned {
-    pub(crate) fn new(purpose: Purpose, message: impl Into<Bytes>) -> Self {
-        Self { purpose, message: message.into() }
+    /// A certificate, checked.
+    pub(crate) fn certificate(linted: Linted) -> Self {
+        Self { purpose: Purpose::Certificate, message: linted.into_tbs().into() }
+    }
+
+    /// A token, granted.
+    pub(crate) fn token(input: &SigningInput) -> Self {
+        Self { purpose: Purpose::Token, message: Bytes::copy_from_slice(input.as_bytes()) }
+    }
+
+    /// A request of our own.
+    pub(crate) fn request(request: &Request) -> Self {
+        Self { purpose: Purpose::Request, message: request.info().clone() }
     }
 
     /// [`PROBE_PREFIX`] and `nonce`: shows that a key signs, at start and as a health check.
     #[must_use]
     pub fn probe(nonce: [u8; 32]) -> Self {
-        Self::new(Purpose::Probe, [PROBE_PREFIX, &nonce].concat())
+        Self { purpose: Purpose::Probe, message: [PROBE_PREFIX, &nonce].concat().into() }
     }
 
     /// Why it is to be signed.

@@ -1,0 +1,30 @@
+# One word for each thing that people do here. What the words need is installed on the way; what they
+# build is kept in ~/.cache/mintmark (XDG_CACHE_HOME is honoured), so the next clone starts warm.
+
+# What `make run` asks the binary to do.
+ARGS ?= dev --once
+# The part of the benches that `make bench` runs, such as `mint`; all of them when empty.
+ONLY ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build the release binary and run it: mint one SVID, or what ARGS="..." says
+	@.ci/install rust
+	@. .ci/env && cargo run --release --locked -p mintmark --bin mintmark -- $(ARGS)
+
+test: ## every check and every test, none skipped
+	@.ci/install
+	@.ci/test
+
+lint: ## format, clippy, documentation and dependencies
+	@.ci/install rust deny
+	@.ci/lint
+
+bench: ## every speed claim beside its limit, or the part that ONLY=... names
+	@.ci/install rust token
+	@. .ci/env && cargo run --release --locked -p mintmark-benches --bin mintmark-bench -- \
+		$(if $(ONLY),--only $(ONLY))

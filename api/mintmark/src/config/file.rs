@@ -1,0 +1,225 @@
+//! What a person may write in `mintmark.toml`, key by key.
+//!
+//! Each type is a section; unknown keys are errors everywhere. A value that has a grammar of its own
+//! (span of time, trust domain, kind of key) is checked while it is read, so that the error points at
+//! it. What depends on more than one key is checked in [`Settings`](super::Settings).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ca_core::id::TrustDomain;
+use ca_core::key::KeyType;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+use toml::Spanned;
+
+use super::Period;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// `[trust_domain]`
+    pub trust_domain: TrustDomainSection,
+    /// `[server]`
+    #[serde(default)]
+    pub server: ServerSection,
+    /// `[keys.<name>]`: the key stores, by the names that other sections use.
+    pub keys: Spanned<BTreeMap<String, Spanned<KeySection>>>,
+    /// `[store]`
+    pub store: StoreSection,
+    /// `[issuing]`
+    #[serde(default)]
+    pub issuing: IssuingSection,
+}
+
+/// Whom this authority speaks for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustDomainSection {
+    /// The name, without `spiffe://`.
+    #[serde(deserialize_with = "trust_domain")]
+    pub name: TrustDomain,
+}
+
+/// The process itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSection {
+    /// How much is logged.
+    pub log_level: Option<LogLevel>,
+    /// How a log line looks.
+    pub log_format: Option<LogFormat>,
+    /// `[server.admin]`
+    #[serde(default)]
+    pub admin: AdminSection,
+}
+
+/// The socket through which the server is administered.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminSection {
+    /// Where the socket is.
+    pub socket: Option<Spanned<PathBuf>>,
+    /// A group that may use it beside its owner.
+    pub group: Option<String>,
+}
+
+/// How much is logged; each level includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What is odd and does not stop work.
+    Warn,
+    /// What was done.
+    #[default]
+    Info,
+    /// How it was done.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One key store. Which keys belong to which type is checked in [`Settings`](super::Settings).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySection {
+    /// What kind of store it is.
+    #[serde(rename = "type")]
+    pub store_type: KeyStoreType,
+    /// `software`: the folder of the sealed key files.
+    pub dir: Option<Spanned<PathBuf>>,
+    /// `software`: where the 32-byte key that seals them is.
+    pub seal_key: Option<Spanned<Secret>>,
+    /// `pkcs11`: the vendor's library.
+    pub module: Option<Spanned<PathBuf>>,
+    /// `pkcs11`: the label of the token.
+    pub token: Option<Spanned<String>>,
+    /// `pkcs11`: the serial number of the token.
+    pub serial: Option<Spanned<String>>,
+    /// `pkcs11`: where the user PIN is.
+    pub pin: Option<Spanned<Secret>>,
+    /// `pkcs11`: how many sessions sign at once.
+    pub sessions: Option<Spanned<u16>>,
+    /// `pkcs11`: how many signatures may wait for a session.
+    pub queue: Option<Spanned<u32>>,
+}
+
+/// The kinds of key store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyStoreType {
+    /// Keys in sealed files, used in memory.
+    Software,
+    /// Keys in a token or HSM behind a PKCS#11 library.
+    Pkcs11,
+}
+
+/// Where a secret is; never the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Secret {
+    /// A file of mode 0600 or 0400.
+    File(PathBuf),
+    /// A systemd credential, by name (`LoadCredential=`).
+    Credential(String),
+    /// An environment variable, by name.
+    Env(String),
+}
+
+/// Where authorities and bundle are kept.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreSection {
+    /// Which engine keeps them.
+    #[serde(rename = "type", default)]
+    pub store_type: StoreType,
+    /// The folder of the engine's file.
+    pub dir: PathBuf,
+}
+
+/// The state stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreType {
+    /// One file on this machine, one process.
+    #[default]
+    Embedded,
+}
+
+/// What the authority issues.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuingSection {
+    /// The `[keys.<name>]` that holds the authority's keys.
+    pub keys: Option<Spanned<String>>,
+    /// Kind of the X.509 authority's key.
+    #[serde(default, deserialize_with = "key_type")]
+    pub ca_key_type: Option<KeyType>,
+    /// Kind of the JWT authority's key.
+    #[serde(default, deserialize_with = "jwt_key_type")]
+    pub jwt_key_type: Option<KeyType>,
+    /// Life of a new X.509 authority.
+    pub ca_ttl: Option<Spanned<Period>>,
+    /// Life of an X.509-SVID when the request does not say.
+    pub default_x509_svid_ttl: Option<Spanned<Period>>,
+    /// Life of a JWT-SVID when the request does not say.
+    pub default_jwt_svid_ttl: Option<Spanned<Period>>,
+    /// `iss` of JWT-SVIDs.
+    pub jwt_issuer: Option<Spanned<String>>,
+    /// Whether JWT-SVIDs carry a `jti`.
+    pub jti: Option<bool>,
+    /// Taken off the start of every certificate.
+    pub backdate: Option<Spanned<Period>>,
+    /// How often holders of the bundle are asked to fetch it anew.
+    pub refresh_hint: Option<Spanned<Period>>,
+    /// `[issuing.ca_subject]`
+    pub ca_subject: Option<Spanned<SubjectSection>>,
+}
+
+/// The subject of a new X.509 authority.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubjectSection {
+    /// `C`, two letters each.
+    #[serde(default)]
+    pub country: Vec<String>,
+    /// `O`
+    #[serde(default)]
+    pub organization: Vec<String>,
+    /// `CN`
+    pub common_name: Option<String>,
+}
+
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    TrustDomain::parse(&name).map_err(D::Error::custom)
+}
+
+fn key_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KeyType>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name.parse().map(Some).map_err(D::Error::custom)
+}
+
+fn jwt_key_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KeyType>, D::Error> {
+    let chosen = key_type(deserializer)?;
+    match chosen.filter(|kind| kind.signature_algorithm().jws().is_none()) {
+        Some(kind) => Err(D::Error::custom(format_args!(
+            "a key of type {kind} cannot sign JWT-SVIDs (JWT-SVID §3); choose ec-p256, ec-p384 or an rsa type"
+        ))),
+        None => Ok(chosen),
+    }
+}

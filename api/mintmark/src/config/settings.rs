@@ -1,0 +1,447 @@
+//! What the program will do: a [`File`] checked as a whole, defaults in place.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ca_core::id::TrustDomain;
+use ca_core::key::KeyType;
+use toml::Spanned;
+
+use super::Period;
+use super::fault::Misfit;
+use super::file::{
+    AdminSection, File, IssuingSection, KeySection, KeyStoreType, LogFormat, LogLevel, Secret,
+    SubjectSection,
+};
+
+/// Longest path of a unix socket in bytes: `sun_path` has 108, one of them the final zero (unix(7)).
+pub const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Everything that `mintmark server` needs to know, checked. Paths are absolute; whether anything is at
+/// them is not known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The trust domain that the server speaks for.
+    pub trust_domain: TrustDomain,
+    /// What and how to log.
+    pub logging: Logging,
+    /// The admin socket.
+    pub admin: Admin,
+    /// The key stores by name.
+    pub keys: BTreeMap<String, KeySettings>,
+    /// The folder of the embedded store.
+    pub store_dir: PathBuf,
+    /// What is issued, and with which of the key stores.
+    pub issuing: Issuing,
+}
+
+/// What and how to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Logging {
+    /// The most detailed level that is written.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// The admin socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it is; at most [`LONGEST_SOCKET_PATH`] bytes.
+    pub socket: PathBuf,
+    /// The name or number of a group that may use it beside its owner.
+    pub group: Option<String>,
+}
+
+/// One key store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySettings {
+    /// Sealed files.
+    Software(SoftwareSettings),
+    /// A PKCS#11 token.
+    Pkcs11(Pkcs11Settings),
+}
+
+/// A key store of sealed files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SoftwareSettings {
+    /// Their folder.
+    pub dir: PathBuf,
+    /// Where the key is that seals them.
+    pub seal_key: Secret,
+}
+
+/// A key store behind a PKCS#11 library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pkcs11Settings {
+    /// The library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The token's serial number, where labels are not unique.
+    pub serial: Option<String>,
+    /// Where the user PIN is.
+    pub pin: Secret,
+    /// Sessions that sign at once; 1 to 1024.
+    pub sessions: u16,
+    /// Signatures that may wait for a session; 1 to 1,000,000.
+    pub queue: u32,
+}
+
+/// What the authority issues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuing {
+    /// Which of [`Settings::keys`] holds the authority's keys; the name is there.
+    pub keys: String,
+    /// Kind of a new X.509 authority's key.
+    pub ca_key_type: KeyType,
+    /// Kind of a new JWT authority's key; one that JWT-SVID §3 knows.
+    pub jwt_key_type: KeyType,
+    /// Life of a new authority; longer than the lives of what it signs.
+    pub ca_ttl: Duration,
+    /// Life of an X.509-SVID when the request does not say.
+    pub default_x509_svid_ttl: Duration,
+    /// Life of a JWT-SVID when the request does not say.
+    pub default_jwt_svid_ttl: Duration,
+    /// `iss` of JWT-SVIDs.
+    pub jwt_issuer: Option<String>,
+    /// Whether JWT-SVIDs carry a `jti`.
+    pub jti: bool,
+    /// Taken off the start of every certificate; at most an hour.
+    pub backdate: Duration,
+    /// How often holders of the bundle are asked to fetch it anew; zero gives no hint.
+    pub refresh_hint: Duration,
+    /// Subject of a new X.509 authority.
+    pub ca_subject: Subject,
+}
+
+/// The subject of a new X.509 authority; never empty (RFC 5280 §4.1.2.6).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Subject {
+    /// `C`, two letters each.
+    pub country: Vec<String>,
+    /// `O`
+    pub organization: Vec<String>,
+    /// `CN`
+    pub common_name: Option<String>,
+}
+
+impl Settings {
+    /// Where the admin socket is when nobody says otherwise.
+    pub const DEFAULT_SOCKET: &str = "/run/mintmark/admin.sock";
+
+    /// Checks what depends on more than one key. Every fault is found, not only the first.
+    pub(super) fn new(file: File, base: &Path) -> Result<Self, Vec<Misfit>> {
+        let mut check = Check { base, misfits: Vec::new() };
+        let trust_domain = file.trust_domain.name;
+        let issuing = Issuing {
+            keys: check.chosen_keys(&file.keys, file.issuing.keys.as_ref()),
+            ..check.issuing(file.issuing, &trust_domain)
+        };
+        let admin = check.admin(file.server.admin);
+        let keys = file
+            .keys
+            .into_inner()
+            .into_iter()
+            .filter_map(|(name, section)| Some((name, check.key_store(section)?)))
+            .collect();
+        let logging = Logging {
+            level: file.server.log_level.unwrap_or_default(),
+            format: file.server.log_format.unwrap_or_default(),
+        };
+        let store_dir = base.join(file.store.dir);
+        let settings = Self { trust_domain, logging, admin, keys, store_dir, issuing };
+        if check.misfits.is_empty() { Ok(settings) } else { Err(check.misfits) }
+    }
+}
+
+/// The faults found so far, and where relative paths start.
+struct Check<'a> {
+    base: &'a Path,
+    misfits: Vec<Misfit>,
+}
+
+impl Check<'_> {
+    fn refuse(&mut self, span: Range<usize>, problem: impl Into<String>) {
+        self.misfits.push(Misfit::at(span, problem));
+    }
+
+    fn admin(&mut self, section: AdminSection) -> Admin {
+        let Some(written) = section.socket else {
+            let socket = PathBuf::from(Settings::DEFAULT_SOCKET);
+            return Admin { socket, group: section.group };
+        };
+        let socket = self.base.join(written.get_ref());
+        let length = socket.as_os_str().len();
+        if length > LONGEST_SOCKET_PATH {
+            self.refuse(
+                written.span(),
+                format!(
+                    "socket path {} has {length} bytes; a unix socket's path has at most {LONGEST_SOCKET_PATH}, choose a shorter one",
+                    socket.display()
+                ),
+            );
+        }
+        Admin { socket, group: section.group }
+    }
+
+    /// The key store of the authority: the named one, or the only one.
+    fn chosen_keys(
+        &mut self,
+        stores: &Spanned<BTreeMap<String, Spanned<KeySection>>>,
+        chosen: Option<&Spanned<String>>,
+    ) -> String {
+        let names: Vec<&str> = stores.get_ref().keys().map(String::as_str).collect();
+        match (chosen, names.as_slice()) {
+            (Some(name), _) if stores.get_ref().contains_key(name.get_ref()) => {
+                return name.get_ref().clone();
+            }
+            (Some(name), _) => self.refuse(
+                name.span(),
+                format!(
+                    "there is no section [keys.{}]; sections are: {}",
+                    name.get_ref(),
+                    names.join(", ")
+                ),
+            ),
+            (None, [only]) => return (*only).to_owned(),
+            (None, []) => self.refuse(
+                stores.span(),
+                "no key store is described; add a section such as [keys.main]",
+            ),
+            (None, _) => self.refuse(
+                stores.span(),
+                format!(
+                    "several key stores are described ({}); name the authority's with [issuing] keys = \"...\"",
+                    names.join(", ")
+                ),
+            ),
+        }
+        String::new()
+    }
+
+    fn key_store(&mut self, section: Spanned<KeySection>) -> Option<KeySettings> {
+        let span = section.span();
+        let section = section.into_inner();
+        match section.store_type {
+            KeyStoreType::Software => self.software(span, section).map(KeySettings::Software),
+            KeyStoreType::Pkcs11 => self.pkcs11(span, section).map(KeySettings::Pkcs11),
+        }
+    }
+
+    fn software(&mut self, span: Range<usize>, section: KeySection) -> Option<SoftwareSettings> {
+        const TYPE: &str = "software";
+        self.foreign(TYPE, "module", &section.module);
+        self.foreign(TYPE, "token", &section.token);
+        self.foreign(TYPE, "serial", &section.serial);
+        self.foreign(TYPE, "pin", &section.pin);
+        self.foreign(TYPE, "sessions", &section.sessions);
+        self.foreign(TYPE, "queue", &section.queue);
+        let dir = self.needed(&span, TYPE, "dir", section.dir);
+        let seal_key = self.needed(&span, TYPE, "seal_key", section.seal_key);
+        Some(SoftwareSettings { dir: self.base.join(dir?), seal_key: self.secret(seal_key?) })
+    }
+
+    fn pkcs11(&mut self, span: Range<usize>, section: KeySection) -> Option<Pkcs11Settings> {
+        const TYPE: &str = "pkcs11";
+        self.foreign(TYPE, "dir", &section.dir);
+        self.foreign(TYPE, "seal_key", &section.seal_key);
+        let module = self.needed(&span, TYPE, "module", section.module);
+        let token = self.needed(&span, TYPE, "token", section.token);
+        let pin = self.needed(&span, TYPE, "pin", section.pin);
+        let sessions = self.within("sessions", section.sessions, 4, 1_024);
+        let queue = self.within("queue", section.queue, 256, 1_000_000);
+        Some(Pkcs11Settings {
+            module: self.base.join(module?),
+            token: token?,
+            serial: section.serial.map(Spanned::into_inner),
+            pin: self.secret(pin?),
+            sessions,
+            queue,
+        })
+    }
+
+    /// A key that belongs to another type of key store.
+    fn foreign<T>(&mut self, store_type: &str, key: &str, value: &Option<Spanned<T>>) {
+        if let Some(value) = value {
+            self.refuse(
+                value.span(),
+                format!("key {key:?} means nothing for type = {store_type:?}; remove it"),
+            );
+        }
+    }
+
+    fn needed<T>(
+        &mut self,
+        section: &Range<usize>,
+        store_type: &str,
+        key: &str,
+        value: Option<Spanned<T>>,
+    ) -> Option<T> {
+        if value.is_none() {
+            self.refuse(
+                section.clone(),
+                format!("key {key:?} is missing here; type = {store_type:?} needs it"),
+            );
+        }
+        value.map(Spanned::into_inner)
+    }
+
+    /// A count between 1 and `most`.
+    fn within<T: Copy + Ord + From<u8> + std::fmt::Display>(
+        &mut self,
+        key: &str,
+        value: Option<Spanned<T>>,
+        default: T,
+        most: T,
+    ) -> T {
+        let Some(value) = value else { return default };
+        let count = *value.get_ref();
+        if count < T::from(1) || count > most {
+            self.refuse(value.span(), format!("{key} = {count} is out of bounds; 1 to {most}"));
+        }
+        count
+    }
+
+    fn secret(&self, secret: Secret) -> Secret {
+        match secret {
+            Secret::File(path) => Secret::File(self.base.join(path)),
+            named @ (Secret::Credential(_) | Secret::Env(_)) => named,
+        }
+    }
+
+    /// Everything of `[issuing]` but the choice of the key store.
+    fn issuing(&mut self, section: IssuingSection, trust_domain: &TrustDomain) -> Issuing {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let ca_ttl = self.period("ca_ttl", section.ca_ttl, 365 * 24 * HOUR, Duration::MAX);
+        let ca_key_type = section.ca_key_type.unwrap_or(KeyType::EcP256);
+        let signs_tokens = ca_key_type.signature_algorithm().jws().is_some();
+        let jwt_fallback = if signs_tokens { ca_key_type } else { KeyType::EcP256 };
+        Issuing {
+            keys: String::new(),
+            ca_key_type,
+            jwt_key_type: section.jwt_key_type.unwrap_or(jwt_fallback),
+            ca_ttl,
+            default_x509_svid_ttl: self.period(
+                "default_x509_svid_ttl",
+                section.default_x509_svid_ttl,
+                HOUR,
+                ca_ttl,
+            ),
+            default_jwt_svid_ttl: self.period(
+                "default_jwt_svid_ttl",
+                section.default_jwt_svid_ttl,
+                5 * HOUR / 60,
+                ca_ttl,
+            ),
+            jwt_issuer: self.issuer(section.jwt_issuer),
+            jti: section.jti.unwrap_or(false),
+            backdate: self.span("backdate", section.backdate, HOUR / 360, HOUR),
+            refresh_hint: self.span(
+                "refresh_hint",
+                section.refresh_hint,
+                HOUR / 12,
+                24 * 365 * HOUR,
+            ),
+            ca_subject: self.subject(section.ca_subject, trust_domain),
+        }
+    }
+
+    /// A life: at least a second, at most `most`.
+    fn period(
+        &mut self,
+        key: &str,
+        value: Option<Spanned<Period>>,
+        default: Duration,
+        most: Duration,
+    ) -> Duration {
+        if let Some(value) = value.as_ref().filter(|value| value.get_ref().0.is_zero()) {
+            self.refuse(value.span(), format!("{key} = \"0s\" is no life; write at least \"1s\""));
+        }
+        self.span(key, value, default, most)
+    }
+
+    /// A span of at most `most`.
+    fn span(
+        &mut self,
+        key: &str,
+        value: Option<Spanned<Period>>,
+        default: Duration,
+        most: Duration,
+    ) -> Duration {
+        let Some(value) = value else { return default.min(most) };
+        let Period(span) = *value.get_ref();
+        if span > most {
+            self.refuse(
+                value.span(),
+                format!(
+                    "{key} = \"{}\" is too long; at most \"{}\"",
+                    value.get_ref(),
+                    Period(most)
+                ),
+            );
+        }
+        span
+    }
+
+    fn issuer(&mut self, written: Option<Spanned<String>>) -> Option<String> {
+        let issuer = written?;
+        if issuer.get_ref().is_empty() || issuer.get_ref().chars().any(char::is_whitespace) {
+            self.refuse(
+                issuer.span(),
+                "jwt_issuer must be a URL such as \"https://oidc.example.org\"; leave it out for tokens without \"iss\"",
+            );
+        }
+        Some(issuer.into_inner())
+    }
+
+    fn subject(
+        &mut self,
+        written: Option<Spanned<SubjectSection>>,
+        trust_domain: &TrustDomain,
+    ) -> Subject {
+        let Some(written) = written else { return Subject::of(trust_domain) };
+        let span = written.span();
+        let SubjectSection { country, organization, common_name } = written.into_inner();
+        if let Some(wrong) = country
+            .iter()
+            .find(|code| code.len() != 2 || !code.bytes().all(|b| b.is_ascii_uppercase()))
+        {
+            self.refuse(
+                span.clone(),
+                format!("country {wrong:?} is no code of two capital letters such as \"DE\""),
+            );
+        }
+        // RFC 5280 appendix A.1: ub-organization-name and ub-common-name are 64 characters.
+        if let Some(wrong) = organization
+            .iter()
+            .chain(&common_name)
+            .find(|name| name.is_empty() || name.chars().count() > 64)
+        {
+            self.refuse(
+                span.clone(),
+                format!("{wrong:?} cannot stand in a subject: it must have 1 to 64 characters"),
+            );
+        }
+        if country.is_empty() && organization.is_empty() && common_name.is_none() {
+            self.refuse(span, "ca_subject is empty; give a common_name or leave the section out");
+        }
+        Subject { country, organization, common_name }
+    }
+}
+
+impl Subject {
+    /// What an authority is called when nobody says otherwise.
+    #[must_use]
+    pub fn of(trust_domain: &TrustDomain) -> Self {
+        // RFC 5280 appendix A.1: ub-common-name.
+        let common_name: String = trust_domain.name().chars().take(64).collect();
+        Self {
+            country: Vec::new(),
+            organization: vec!["Mintmark".to_owned()],
+            common_name: Some(common_name),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! What `mintmark.toml` accepts, what it refuses, and where it says the fault is.
+#![expect(clippy::unwrap_used, reason = "tests state their expectations by unwrapping")]
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ca_core::key::KeyType;
+use mintmark::config::{
+    self, AdminSection, ConfigError, File, IssuingSection, KeySection, KeySettings, Secret,
+    ServerSection, Settings, StoreSection, SubjectSection, TrustDomainSection,
+};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+
+const MINIMAL: &str = r#"
+[trust_domain]
+name = "example.org"
+[keys.main]
+type = "software"
+dir = "keys"
+seal_key = { file = "seal.key" }
+[store]
+dir = "/var/lib/mintmark/store"
+"#;
+
+fn parse(text: &str) -> Result<Settings, ConfigError> {
+    config::parse(text, Path::new("/etc/mintmark/mintmark.toml"))
+}
+
+/// The faults of a text as `line:column: problem`.
+fn faults(text: &str) -> Vec<String> {
+    match parse(text) {
+        Err(ConfigError::Invalid(faults)) => faults
+            .iter()
+            .map(|fault| format!("{}:{}: {}", fault.line, fault.column, fault.problem))
+            .collect(),
+        other => panic!("the text should be refused as invalid: {other:?}"),
+    }
+}
+
+/// The one fault of the minimal text with `more` behind it; lines are counted from `more`.
+fn fault_of(more: &str) -> String {
+    let found = faults(&format!("{MINIMAL}{more}"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let before = MINIMAL.matches('\n').count();
+    let (line, rest) = found[0].split_once(':').unwrap();
+    format!("{}:{rest}", line.parse::<usize>().unwrap() - before)
+}
+
+#[test]
+fn a_minimal_file_has_every_default() {
+    let settings = parse(MINIMAL).unwrap();
+    assert_eq!(settings.trust_domain.name(), "example.org");
+    assert_eq!(settings.admin.socket, Path::new("/run/mintmark/admin.sock"));
+    assert_eq!(settings.issuing.keys, "main");
+    assert_eq!(settings.issuing.ca_key_type, KeyType::EcP256);
+    assert_eq!(settings.issuing.default_x509_svid_ttl, Duration::from_secs(3_600));
+    assert_eq!(settings.issuing.default_jwt_svid_ttl, Duration::from_secs(300));
+    assert_eq!(settings.issuing.ca_ttl, Duration::from_secs(365 * 86_400));
+    assert_eq!(settings.issuing.backdate, Duration::from_secs(10));
+    assert_eq!(settings.issuing.refresh_hint, Duration::from_secs(300));
+}
+
+#[test]
+fn relative_paths_start_at_the_folder_of_the_file() {
+    let settings = parse(MINIMAL).unwrap();
+    let KeySettings::Software(software) = &settings.keys["main"] else { panic!("software") };
+    assert_eq!(software.dir, Path::new("/etc/mintmark/keys"));
+    assert_eq!(software.seal_key, Secret::File(PathBuf::from("/etc/mintmark/seal.key")));
+    assert_eq!(settings.store_dir, Path::new("/var/lib/mintmark/store"));
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_one_and_its_place() {
+    assert_eq!(
+        fault_of("[issuing]\nca_ttl = \"24h\"\n  default_x509_svid_tll = \"1h\"\n"),
+        "3:3: unknown key \"default_x509_svid_tll\"; did you mean \"default_x509_svid_ttl\"?"
+    );
+    assert_eq!(
+        fault_of("[server.admin]\nsockets = \"x\"\n"),
+        "2:1: unknown key \"sockets\"; did you mean \"socket\"?"
+    );
+    assert_eq!(
+        fault_of("[isuing]\nca_ttl = \"24h\"\n"),
+        "1:2: unknown key \"isuing\"; did you mean \"issuing\"?"
+    );
+    assert_eq!(
+        fault_of("[keys.other]\ntype = \"software\"\nsealkey = { file = \"x\" }\n"),
+        "3:1: unknown key \"sealkey\"; did you mean \"seal_key\"?"
+    );
+    assert_eq!(
+        fault_of("[keys.other]\ntype = \"pkcs12\"\n"),
+        "2:8: unknown value \"pkcs12\"; did you mean \"pkcs11\"?"
+    );
+    assert_eq!(
+        fault_of("[keys.other]\ntype = \"software\"\nseal_key = { fiel = \"x\" }\n"),
+        "3:14: unknown value \"fiel\"; did you mean \"file\"?"
+    );
+}
+
+#[test]
+fn a_key_that_is_like_no_other_lists_what_is_known() {
+    assert_eq!(
+        fault_of("[server]\ncolour = 1\n"),
+        "2:1: unknown key \"colour\"; known here: log_level, log_format, admin"
+    );
+}
+
+#[test]
+fn reserved_sections_say_that_they_are_reserved() {
+    for (section, purpose) in [
+        ("frontend", "the front end's listeners"),
+        ("signer", "the signer's batches and limits"),
+        ("metrics", "the metrics listener"),
+        ("log", "the issuance log"),
+        ("attestors.x509pop", "how nodes and workloads prove who they are"),
+    ] {
+        let name = section.split('.').next().unwrap();
+        assert_eq!(
+            fault_of(&format!("[{section}]\n")),
+            format!(
+                "1:2: section [{name}] is reserved for {purpose} and has no settings in this version; remove it"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_span_of_time_needs_its_unit() {
+    assert_eq!(
+        fault_of("[issuing]\nca_ttl = 3600\n"),
+        "2:10: invalid type: integer `3600`, expected a span of time in quotes, such as \"10s\", \"30m\" or \"1h\""
+    );
+    assert_eq!(
+        fault_of("[issuing]\nca_ttl = \"3600\"\n"),
+        "2:10: \"3600\" is no span of time; write it like \"10s\", \"30m\", \"1h\" or \"1h30m\""
+    );
+}
+
+#[test]
+fn spans_out_of_bounds_are_refused() {
+    for (line, problem) in [
+        ("ca_ttl = \"0s\"", "ca_ttl = \"0s\" is no life; write at least \"1s\""),
+        ("backdate = \"2h\"", "backdate = \"2h\" is too long; at most \"1h\""),
+        (
+            "default_x509_svid_ttl = \"366d\"",
+            "default_x509_svid_ttl = \"366d\" is too long; at most \"365d\"",
+        ),
+    ] {
+        let found = fault_of(&format!("[issuing]\n{line}\n"));
+        assert!(found.ends_with(problem), "{found}");
+    }
+}
+
+#[test]
+fn a_trust_domain_is_checked_where_it_is_written() {
+    let found = faults(&MINIMAL.replace("example.org", "Example.org"));
+    assert!(found[0].starts_with("3:8: "), "{found:?}");
+    assert!(found[0].contains("trust domain must be lower case"), "{found:?}");
+}
+
+#[test]
+fn a_missing_key_is_named() {
+    assert_eq!(
+        faults(&MINIMAL.replace("name = \"example.org\"", "")),
+        ["2:1: key \"name\" is missing here"]
+    );
+    assert_eq!(
+        faults(&MINIMAL.replace("dir = \"keys\"", "")),
+        ["4:1: key \"dir\" is missing here; type = \"software\" needs it"]
+    );
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let found = faults(
+        "[trust_domain]\nname = \"a\"\n[store]\ndir = \"s\"\n[keys.a]\ntype = \"pkcs11\"\ndir = \"x\"\n\
+         module = \"m\"\nsessions = 0\n[keys.b]\ntype = \"software\"\ndir = \"x\"\n\
+         seal_key = { env = \"K\" }\n",
+    );
+    assert_eq!(found.len(), 5, "{found:#?}");
+    assert!(found[0].contains("several key stores are described (a, b)"));
+    assert!(found[1].starts_with("7:7: key \"dir\" means nothing for type = \"pkcs11\""));
+    assert!(found[2].starts_with("5:1: key \"token\" is missing"));
+    assert!(found[3].starts_with("5:1: key \"pin\" is missing"));
+    assert!(found[4].starts_with("9:12: sessions = 0 is out of bounds; 1 to 1024"));
+}
+
+#[test]
+fn the_authority_keys_must_be_described() {
+    assert_eq!(
+        fault_of("[issuing]\nkeys = \"hsm\"\n"),
+        "2:8: there is no section [keys.hsm]; sections are: main"
+    );
+}
+
+#[test]
+fn a_socket_path_that_the_system_cannot_bind_is_refused() {
+    let found = fault_of(&format!("[server.admin]\nsocket = \"/run/{}\"\n", "x".repeat(103)));
+    assert!(found.starts_with("2:10: socket path /run/xxx"), "{found}");
+    assert!(found.contains("has 108 bytes"), "{found}");
+    parse(&format!("{MINIMAL}[server.admin]\nsocket = \"/run/{}\"\n", "x".repeat(102))).unwrap();
+}
+
+#[test]
+fn a_key_type_that_signs_no_tokens_is_refused_for_tokens_only() {
+    let settings = parse(&format!("{MINIMAL}[issuing]\nca_key_type = \"ed25519\"\n")).unwrap();
+    assert_eq!(settings.issuing.ca_key_type, KeyType::Ed25519);
+    assert_eq!(settings.issuing.jwt_key_type, KeyType::EcP256);
+    let found = fault_of("[issuing]\njwt_key_type = \"ed25519\"\n");
+    assert!(found.starts_with("2:16: a key of type ed25519 cannot sign JWT-SVIDs"), "{found}");
+    let found = fault_of("[issuing]\nca_key_type = \"p256\"\n");
+    assert!(found.starts_with("2:15: unknown key type \"p256\"; one of ec-p256"), "{found}");
+}
+
+#[test]
+fn a_subject_that_no_certificate_can_carry_is_refused() {
+    for (line, problem) in [
+        ("country = [\"Germany\"]", "country \"Germany\" is no code"),
+        ("common_name = \"\"", "\"\" cannot stand in a subject"),
+        ("country = []", "ca_subject is empty"),
+    ] {
+        let found = fault_of(&format!("[issuing.ca_subject]\n{line}\n"));
+        assert!(found.contains(problem), "{found}");
+    }
+}
+
+#[test]
+fn broken_toml_is_placed() {
+    let found = fault_of("[server\nlog_level = \"info\"\n");
+    assert!(found.starts_with("1:8: "), "{found}");
+}
+
+#[test]
+fn a_file_that_is_missing_says_how_to_name_another() {
+    let error = config::load(Path::new("/nowhere/mintmark.toml")).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/mintmark.toml: no such file"), "{error}");
+    assert!(error.contains("--config"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("big.toml");
+    std::fs::write(&path, "#".repeat(300_000)).unwrap();
+    let error = config::load(&path).unwrap_err().to_string();
+    assert!(error.contains("is longer than"), "{error}");
+}
+
+fn sample() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/mintmark.toml");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The sample with every setting that is off turned on.
+fn sample_all_on() -> String {
+    let on = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => {
+            setting.to_owned()
+        }
+        _ => line.to_owned(),
+    };
+    sample().lines().map(on).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_annotated_sample_is_a_configuration() {
+    let settings = parse(&sample()).unwrap();
+    assert_eq!(settings.keys.len(), 2);
+    let all_on = parse(&sample_all_on()).unwrap();
+    assert!(all_on.admin.group.is_some() && all_on.issuing.jwt_issuer.is_some());
+}
+
+#[test]
+fn the_annotated_sample_shows_the_defaults() {
+    let shown = parse(&sample()).unwrap();
+    let bare = parse(MINIMAL).unwrap();
+    assert_eq!((shown.logging, &shown.admin), (bare.logging, &bare.admin));
+    let mut issuing = bare.issuing;
+    issuing.keys.clone_from(&shown.issuing.keys);
+    issuing.ca_subject.clone_from(&shown.issuing.ca_subject);
+    assert_eq!(shown.issuing, issuing);
+    let unsaid =
+        sample().replace("\nsessions =", "\n#sessions =").replace("\nqueue =", "\n#queue =");
+    assert_eq!(parse(&unsaid).unwrap().keys, shown.keys);
+}
+
+#[test]
+fn the_annotated_sample_has_every_key() {
+    let sample: toml::Table = toml::from_str(&sample_all_on()).unwrap();
+    let section = |name: &str| sample[name].as_table().unwrap().clone();
+    let keys = section("keys");
+    let all_stores: toml::Table =
+        keys.values().flat_map(|store| store.as_table().unwrap().clone()).collect();
+    let admin = section("server")["admin"].as_table().unwrap().clone();
+    let subject = section("issuing")["ca_subject"].as_table().unwrap().clone();
+    for (name, fields, present) in [
+        ("", fields::<File>(), sample.clone()),
+        ("trust_domain", fields::<TrustDomainSection>(), section("trust_domain")),
+        ("server", fields::<ServerSection>(), section("server")),
+        ("server.admin", fields::<AdminSection>(), admin),
+        ("keys.<name>", fields::<KeySection>(), all_stores),
+        ("store", fields::<StoreSection>(), section("store")),
+        ("issuing", fields::<IssuingSection>(), section("issuing")),
+        ("issuing.ca_subject", fields::<SubjectSection>(), subject),
+    ] {
+        for field in fields {
+            assert!(present.contains_key(*field), "docs/mintmark.toml lacks {field} in [{name}]");
+        }
+    }
+}
+
+/// The keys that a section's type reads.
+fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    T::deserialize(FieldNames).err().map(|Fields(names)| names).unwrap()
+}
+
+/// Answers a type that wants to be read with the names that it asks for.
+struct FieldNames;
+
+#[derive(Debug)]
+struct Fields(&'static [&'static str]);
+
+impl fmt::Display for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for Fields {}
+
+impl de::Error for Fields {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        panic!("a section is read as a struct: {message}")
+    }
+}
+
+impl<'de> Deserializer<'de> for FieldNames {
+    type Error = Fields;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, Fields> {
+        Err(Fields(fields))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Fields> {
+        panic!("a section is read as a struct")
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}

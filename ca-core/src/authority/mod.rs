@@ -1,0 +1,529 @@
+//! The authorities of a trust domain: made on the first start, found again on every other.
+//!
+//! Each kind (X.509, JWT) has a slot in the state store. A new authority takes three steps, and a crash
+//! after any of them is mended by the next start:
+//!
+//! 1. the slot names the key that is going to be made,
+//! 2. the key store makes it (or finds it, if the crash came after),
+//! 3. one commit writes the authority, activates it in the slot and adds it to the bundle.
+
+mod record;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use thiserror::Error;
+
+use self::record::{AuthorityRecord, BundleRecord, PendingKey, SlotRecord};
+pub use self::upstream::{UpstreamAuthority, UpstreamChain, UpstreamError};
+use crate::bundle::{Bundle, thumbprint};
+use crate::certificate::CaCertificate;
+use crate::clock::Timestamp;
+use crate::id::TrustDomain;
+use crate::issuer::{self, IssueError, Issuer, Lifetimes};
+use crate::key::{
+    KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError, SigningKey, ToBeSigned,
+};
+use crate::name::{Attribute, Name, NameError};
+use crate::serial::{Serial, SerialError, SerialSource};
+use crate::store::key::{self, Slot, TrustDomainNumber};
+use crate::store::{
+    Check, Commit, CommitOutcome, Consistency, Key, Op, StateStore, StoreError, Version,
+};
+use crate::token::{TokenError, TokenIssuer, TokenSettings};
+
+/// How often a start tries again after another process has changed the same slot.
+const ROUNDS: usize = 8;
+
+/// What the authorities of a trust domain are to be like.
+#[derive(Debug, Clone)]
+pub struct AuthoritySettings {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The kind of key of a new X.509 authority.
+    pub ca_key_type: KeyType,
+    /// The kind of key of a new JWT authority.
+    pub jwt_key_type: KeyType,
+    /// The life of a new authority of either kind.
+    pub ca_ttl: Duration,
+    /// The subject of a new CA certificate. Its serial number is added, so that no two authorities share a
+    /// name: verifiers that look roots up by name would try each of them.
+    pub ca_subject: CaSubject,
+    /// The lives of certificates.
+    pub lifetimes: Lifetimes,
+    /// What tokens say.
+    pub tokens: TokenSettings,
+    /// How often clients of the bundle look for changes.
+    pub refresh_hint: Duration,
+}
+
+/// The configurable attributes of a CA certificate's subject.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CaSubject {
+    /// `C`, two letters each.
+    pub country: Vec<String>,
+    /// `O`.
+    pub organization: Vec<String>,
+    /// `CN`.
+    pub common_name: Option<String>,
+}
+
+/// What a trust domain signs with, and what others verify it by.
+#[derive(Debug, Clone)]
+pub struct Authorities {
+    /// The X.509 authority.
+    pub x509: Arc<Issuer>,
+    /// The JWT authority.
+    pub jwt: Arc<TokenIssuer>,
+    /// The bundle, both in it.
+    pub bundle: Arc<Bundle>,
+    /// The name of the X.509 authority's key in its key store.
+    pub x509_key: KeyName,
+    /// The name of the JWT authority's key in its key store.
+    pub jwt_key: KeyName,
+}
+
+/// Why there are no authorities to mint under.
+#[derive(Debug, Clone, Error)]
+pub enum AuthorityError {
+    /// The state store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key store failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A key failed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The CA certificate could not be made.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The key cannot sign tokens.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The CA subject is not acceptable.
+    #[error("CA subject: {0}")]
+    Subject(#[from] NameError),
+    /// No random bytes.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    /// The key of an authority is not where it was.
+    #[error(
+        "key {key} of the {kind} authority {authority} is not in {place}; restore the key, or start with \
+         an empty state directory to make a new authority"
+    )]
+    KeyMissing {
+        /// The key.
+        key: KeyName,
+        /// `X.509` or `JWT`.
+        kind: &'static str,
+        /// The authority.
+        authority: String,
+        /// The key store.
+        place: String,
+    },
+    /// A key of that name is there, but it is another.
+    #[error(
+        "key {key} in {place} is not the one that the {kind} authority {authority} was made with"
+    )]
+    KeyChanged {
+        /// The key.
+        key: KeyName,
+        /// `X.509` or `JWT`.
+        kind: &'static str,
+        /// The authority.
+        authority: String,
+        /// The key store.
+        place: String,
+    },
+    /// The key answered a probe with a signature that does not verify.
+    #[error(
+        "key {0} gave a signature that does not verify; do not use the device before it is checked"
+    )]
+    Probe(KeyName),
+    /// The state directory is another trust domain's.
+    #[error(
+        "the state store belongs to trust domain {found}, not to {expected}; set [trust_domain] name back, \
+         or start {expected} with a state directory of its own"
+    )]
+    OtherTrustDomain {
+        /// The trust domain of the configuration.
+        expected: TrustDomain,
+        /// The trust domain of the store.
+        found: String,
+    },
+    /// A record of the state store cannot be read.
+    #[error("{what} in the state store cannot be read: {reason}")]
+    Record {
+        /// Which record.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// Others kept changing the same slot.
+    #[error(
+        "the {0} authority is being changed by other processes; start again when they are done"
+    )]
+    Contended(&'static str),
+}
+
+/// Finds the authorities of the trust domain, or makes them.
+///
+/// Each key that is found or made has signed a probe that verified, so a device that signs wrongly is
+/// caught here. An authority that has ended is followed by a new one.
+pub async fn establish(
+    settings: &AuthoritySettings,
+    store: &dyn StateStore,
+    keys: &dyn KeyStore,
+    serials: &dyn SerialSource,
+    now: Timestamp,
+) -> Result<Authorities, AuthorityError> {
+    let founder = Founder { settings, store, keys, serials, now };
+    founder.bundle().await?;
+    let x509 = founder.authority(Kind::X509).await?;
+    let jwt = founder.authority(Kind::Jwt).await?;
+    let bundle = founder.bundle_with_hint().await?;
+
+    let certificate = x509.certificate.ok_or_else(|| AuthorityError::Record {
+        what: format!("X.509 authority {}", x509.id),
+        reason: "it has no certificate".to_owned(),
+    })?;
+    let trust_domain = settings.trust_domain.clone();
+    let issuer = Issuer::new(trust_domain, certificate, Vec::new(), x509.key, settings.lifetimes)?;
+    let tokens = TokenIssuer::new(jwt.key, &jwt.id, jwt.not_after, settings.tokens.clone())?;
+    Ok(Authorities {
+        x509: Arc::new(issuer),
+        jwt: Arc::new(tokens),
+        bundle: Arc::new(bundle),
+        x509_key: x509.key_name,
+        jwt_key: jwt.key_name,
+    })
+}
+
+/// The two kinds of authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    X509,
+    Jwt,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::X509 => "X.509",
+            Self::Jwt => "JWT",
+        }
+    }
+
+    /// The third part of a key name.
+    fn key_part(self) -> &'static str {
+        match self {
+            Self::X509 => "x509",
+            Self::Jwt => "jwt",
+        }
+    }
+
+    fn slot(self) -> Key {
+        let slot = match self {
+            Self::X509 => Slot::X509,
+            Self::Jwt => Slot::Jwt,
+        };
+        key::slot(TrustDomainNumber::OWN, slot)
+    }
+}
+
+/// An authority whose key has proved itself.
+struct Found {
+    id: String,
+    key: Arc<dyn SigningKey>,
+    key_name: KeyName,
+    certificate: Option<CaCertificate>,
+    not_after: Timestamp,
+}
+
+/// One start.
+struct Founder<'a> {
+    settings: &'a AuthoritySettings,
+    store: &'a dyn StateStore,
+    keys: &'a dyn KeyStore,
+    serials: &'a dyn SerialSource,
+    now: Timestamp,
+}
+
+impl Founder<'_> {
+    /// Goes through the steps of the module's description until there is an active authority.
+    async fn authority(&self, kind: Kind) -> Result<Found, AuthorityError> {
+        for _ in 0..ROUNDS {
+            match self.read::<SlotRecord>(kind.slot(), "slot").await? {
+                None => self.announce(kind, None).await?,
+                Some((slot, version)) => match (&slot.pending, &slot.active) {
+                    (Some(pending), _) => self.make(kind, &slot, pending, version).await?,
+                    (None, Some(id)) => {
+                        let found = self.load(kind, id).await?;
+                        if self.now < found.not_after {
+                            return Ok(found);
+                        }
+                        self.announce(kind, Some((slot, version))).await?;
+                    }
+                    (None, None) => self.announce(kind, Some((slot, version))).await?,
+                },
+            }
+        }
+        Err(AuthorityError::Contended(kind.name()))
+    }
+
+    /// Step 1: names the key to come, with a generation that neither record nor key store has used.
+    async fn announce(
+        &self,
+        kind: Kind,
+        current: Option<(SlotRecord, Version)>,
+    ) -> Result<(), AuthorityError> {
+        let (check, recorded, active) = match current {
+            Some((slot, version)) => {
+                (Check::At(kind.slot(), version), slot.generation, slot.active)
+            }
+            None => (Check::Absent(kind.slot()), 0, None),
+        };
+        let generation = recorded.max(self.last_generation(kind).await?) + 1;
+        let pending = Some(PendingKey {
+            key: self.key_name(kind, generation)?.to_string(),
+            key_type: self.key_type(kind).to_string(),
+        });
+        let slot = SlotRecord { generation, active, pending };
+        self.commit(vec![check], vec![Op::Put(kind.slot(), record::encode(&slot).into())]).await?;
+        Ok(())
+    }
+
+    /// Steps 2 and 3.
+    async fn make(
+        &self,
+        kind: Kind,
+        slot: &SlotRecord,
+        pending: &PendingKey,
+        version: Version,
+    ) -> Result<(), AuthorityError> {
+        let name = parse_key_name(&pending.key)?;
+        let key_type = pending.key_type.parse().map_err(|error| AuthorityError::Record {
+            what: "slot".to_owned(),
+            reason: format!("{error}"),
+        })?;
+        let key = match self.keys.find(&name).await? {
+            Some(key) => key,
+            None => self.keys.create(&name, key_type).await?,
+        };
+        self.probe(&name, &*key).await?;
+        let not_after = self.now.plus(self.settings.ca_ttl);
+        let (bundle, bundle_check) = self.bundle().await?;
+        let mut bundle = bundle;
+        let (id, certificate) = match kind {
+            Kind::X509 => {
+                let certificate = self.certify(&*key, not_after).await?;
+                bundle.add_x509(certificate.clone());
+                (certificate.key_id().to_string(), Some(certificate))
+            }
+            Kind::Jwt => {
+                let kid = thumbprint(key.public_key());
+                bundle.add_jwt(&kid, key.public_key().clone(), not_after);
+                (kid, None)
+            }
+        };
+        let authority = AuthorityRecord {
+            state: "active".to_owned(),
+            key: name.to_string(),
+            certificate: certificate.map(|certificate| record::text(certificate.der())),
+            public_key: record::text(key.public_key().spki()),
+            created_at: self.now.unix(),
+            not_after: not_after.unix(),
+        };
+        let next =
+            SlotRecord { generation: slot.generation, active: Some(id.clone()), pending: None };
+        let mut ops = vec![
+            Op::Put(authority_key(&id)?, record::encode(&authority).into()),
+            Op::Put(kind.slot(), record::encode(&next).into()),
+            Op::Put(bundle_key(), record::encode(&BundleRecord::of(&bundle)).into()),
+        ];
+        if let Some(old) = &slot.active {
+            let what = format!("{} authority {old}", kind.name());
+            if let Some((mut ended, _)) =
+                self.read::<AuthorityRecord>(authority_key(old)?, &what).await?
+            {
+                ended.state = "old".to_owned();
+                ops.push(Op::Put(authority_key(old)?, record::encode(&ended).into()));
+            }
+        }
+        self.commit(vec![Check::At(kind.slot(), version), bundle_check], ops).await?;
+        Ok(())
+    }
+
+    /// The active authority with its key, which must be the one of the record.
+    async fn load(&self, kind: Kind, id: &str) -> Result<Found, AuthorityError> {
+        let what = format!("{} authority {id}", kind.name());
+        let (record, _) = self
+            .read::<AuthorityRecord>(authority_key(id)?, &what)
+            .await?
+            .ok_or_else(|| AuthorityError::Record {
+                what: what.clone(),
+                reason: "the slot names it, but it is not there".to_owned(),
+            })?;
+        let corrupt = |reason: String| AuthorityError::Record { what: what.clone(), reason };
+        let key_name = parse_key_name(&record.key)?;
+        let place = || self.keys.description().place.clone();
+        let key = self.keys.find(&key_name).await?.ok_or_else(|| AuthorityError::KeyMissing {
+            key: key_name.clone(),
+            kind: kind.name(),
+            authority: id.to_owned(),
+            place: place(),
+        })?;
+        let public_key = PublicKey::from_spki(&record::bytes(&record.public_key, &what)?)
+            .map_err(|error| corrupt(error.to_string()))?;
+        if *key.public_key() != public_key {
+            return Err(AuthorityError::KeyChanged {
+                key: key_name,
+                kind: kind.name(),
+                authority: id.to_owned(),
+                place: place(),
+            });
+        }
+        self.probe(&key_name, &*key).await?;
+        let certificate = match &record.certificate {
+            Some(text) => {
+                let der = record::bytes(text, &what)?;
+                Some(CaCertificate::from_der(&der).map_err(|error| corrupt(error.to_string()))?)
+            }
+            None => None,
+        };
+        let not_after = Timestamp::from_unix(record.not_after);
+        Ok(Found { id: id.to_owned(), key, key_name, certificate, not_after })
+    }
+
+    async fn certify(
+        &self,
+        key: &dyn SigningKey,
+        not_after: Timestamp,
+    ) -> Result<CaCertificate, AuthorityError> {
+        let serial = self.serials.next()?;
+        let subject = self.settings.ca_subject.name(&serial)?;
+        let not_before = self.now.minus(self.settings.lifetimes.backdate);
+        let trust_domain = &self.settings.trust_domain;
+        Ok(issuer::self_sign(trust_domain, &subject, key, serial, not_before, not_after).await?)
+    }
+
+    async fn probe(&self, name: &KeyName, key: &dyn SigningKey) -> Result<(), AuthorityError> {
+        let mut nonce = [0; 32];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| SerialError)?;
+        let probe = ToBeSigned::probe(nonce);
+        let signature = key.sign(probe.clone()).await?;
+        if key.public_key().verifies(probe.message(), &signature) {
+            Ok(())
+        } else {
+            Err(AuthorityError::Probe(name.clone()))
+        }
+    }
+
+    /// The highest generation of this kind that the key store has a key of.
+    async fn last_generation(&self, kind: Kind) -> Result<u64, AuthorityError> {
+        let prefix = format!("mintmark/{}/{}/", self.settings.trust_domain, kind.key_part());
+        let keys = self.keys.list().await?;
+        let generations = keys.iter().filter_map(|key| {
+            key.name.as_str().strip_prefix(&prefix).and_then(|text| text.parse().ok())
+        });
+        Ok(generations.max().unwrap_or(0))
+    }
+
+    fn key_name(&self, kind: Kind, generation: u64) -> Result<KeyName, AuthorityError> {
+        let trust_domain = &self.settings.trust_domain;
+        parse_key_name(&format!("mintmark/{trust_domain}/{}/{generation}", kind.key_part()))
+    }
+
+    fn key_type(&self, kind: Kind) -> KeyType {
+        match kind {
+            Kind::X509 => self.settings.ca_key_type,
+            Kind::Jwt => self.settings.jwt_key_type,
+        }
+    }
+
+    /// The stored bundle, or an empty one, and the check that it has not changed since.
+    async fn bundle(&self) -> Result<(Bundle, Check), AuthorityError> {
+        let trust_domain = &self.settings.trust_domain;
+        Ok(match self.read::<BundleRecord>(bundle_key(), "bundle").await? {
+            Some((record, version)) => {
+                (record.into_bundle(trust_domain)?, Check::At(bundle_key(), version))
+            }
+            None => (
+                Bundle::empty(trust_domain.clone(), self.settings.refresh_hint),
+                Check::Absent(bundle_key()),
+            ),
+        })
+    }
+
+    /// The stored bundle with the configured refresh hint, stored anew if that is a change.
+    async fn bundle_with_hint(&self) -> Result<Bundle, AuthorityError> {
+        for _ in 0..ROUNDS {
+            let (mut bundle, check) = self.bundle().await?;
+            let stored = bundle.sequence;
+            bundle.set_refresh_hint(self.settings.refresh_hint);
+            if bundle.sequence == stored {
+                return Ok(bundle);
+            }
+            let value = record::encode(&BundleRecord::of(&bundle));
+            if self.commit(vec![check], vec![Op::Put(bundle_key(), value.into())]).await? {
+                return Ok(bundle);
+            }
+        }
+        Err(AuthorityError::Contended("X.509"))
+    }
+
+    async fn read<T: for<'a> serde::Deserialize<'a>>(
+        &self,
+        key: Key,
+        what: &str,
+    ) -> Result<Option<(T, Version)>, AuthorityError> {
+        let snapshot = self.store.get(&[key], Consistency::Strong).await?;
+        match snapshot.entries.into_iter().flatten().next() {
+            Some(entry) => Ok(Some((record::decode(&entry.value, what)?, entry.version))),
+            None => Ok(None),
+        }
+    }
+
+    /// Commits, or answers `false` if another process was faster.
+    async fn commit(&self, checks: Vec<Check>, ops: Vec<Op>) -> Result<bool, AuthorityError> {
+        let commit = Commit::new(checks, ops)?;
+        let outcome = self.store.commit(commit).await?;
+        Ok(matches!(outcome, CommitOutcome::Done(_)))
+    }
+}
+
+fn bundle_key() -> Key {
+    key::bundle_head(TrustDomainNumber::OWN)
+}
+
+fn authority_key(id: &str) -> Result<Key, AuthorityError> {
+    key::authority(TrustDomainNumber::OWN, id).map_err(|limit| StoreError::from(limit).into())
+}
+
+fn parse_key_name(text: &str) -> Result<KeyName, AuthorityError> {
+    KeyName::parse(text).map_err(|error| AuthorityError::Record {
+        what: "key name".to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+impl CaSubject {
+    /// The name, with the serial number as its last attribute.
+    fn name(&self, serial: &Serial) -> Result<Name, NameError> {
+        let number = serial.to_string();
+        let countries = self.country.iter().map(|value| (Attribute::Country, value.as_str()));
+        let organizations =
+            self.organization.iter().map(|value| (Attribute::Organization, value.as_str()));
+        let common_name =
+            self.common_name.iter().map(|value| (Attribute::CommonName, value.as_str()));
+        let attributes: Vec<_> = countries
+            .chain(organizations)
+            .chain(common_name)
+            .chain([(Attribute::SerialNumber, number.as_str())])
+            .collect();
+        Name::from_attributes(&attributes)
+    }
+}

@@ -1,0 +1,174 @@
+//! What the state store keeps of authorities and bundle. Key material is never part of it.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::AuthorityError;
+use crate::bundle::{Bundle, JwtAuthority, X509Authority};
+use crate::certificate::CaCertificate;
+use crate::clock::Timestamp;
+use crate::id::TrustDomain;
+use crate::key::PublicKey;
+
+/// First byte of every value: the encoding that follows is JSON.
+const FORMAT_JSON: u8 = 1;
+
+/// Which authority of a trust domain acts, and which is in the making. One per kind; the only value that
+/// a rotation compares and sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SlotRecord {
+    /// Counts the authorities of this kind, from 1.
+    pub(super) generation: u64,
+    /// The id of the authority that signs.
+    pub(super) active: Option<String>,
+    /// The key of an authority that is being made. Written before the key is created, so that a crash in
+    /// between leaves no key that nobody knows.
+    pub(super) pending: Option<PendingKey>,
+}
+
+/// A key that may or may not exist yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PendingKey {
+    pub(super) key: String,
+    pub(super) key_type: String,
+}
+
+/// One authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AuthorityRecord {
+    /// `active` or `old`.
+    pub(super) state: String,
+    /// The name of its key in the key store.
+    pub(super) key: String,
+    /// The CA certificate, base64 DER; only of X.509 authorities.
+    pub(super) certificate: Option<String>,
+    /// `SubjectPublicKeyInfo`, base64 DER.
+    pub(super) public_key: String,
+    /// Unix seconds.
+    pub(super) created_at: i64,
+    /// Unix seconds.
+    pub(super) not_after: i64,
+}
+
+/// The bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BundleRecord {
+    /// Whose bundle, and hence whose store, it is.
+    pub(super) trust_domain: String,
+    pub(super) sequence: u64,
+    pub(super) refresh_hint: u64,
+    pub(super) x509: Vec<X509Record>,
+    pub(super) jwt: Vec<JwtRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct X509Record {
+    certificate: String,
+    tainted: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct JwtRecord {
+    kid: String,
+    public_key: String,
+    expires_at: i64,
+    tainted: bool,
+}
+
+/// A value of the store.
+pub(super) fn encode(record: &impl Serialize) -> Vec<u8> {
+    let mut value = vec![FORMAT_JSON];
+    serde_json::to_writer(&mut value, record).expect("a record is always JSON");
+    value
+}
+
+/// Reads a value of the store; `what` names it in the error.
+pub(super) fn decode<T: for<'a> Deserialize<'a>>(
+    value: &[u8],
+    what: &str,
+) -> Result<T, AuthorityError> {
+    let corrupt = |reason: String| AuthorityError::Record { what: what.to_owned(), reason };
+    match value {
+        [FORMAT_JSON, json @ ..] => {
+            serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))
+        }
+        _ => Err(corrupt("it has a format that this version does not know".to_owned())),
+    }
+}
+
+/// Base64 of DER, as records hold it.
+pub(super) fn text(der: &[u8]) -> String {
+    STANDARD.encode(der)
+}
+
+/// DER of what [`text`] made.
+pub(super) fn bytes(text: &str, what: &str) -> Result<Vec<u8>, AuthorityError> {
+    STANDARD.decode(text).map_err(|error| AuthorityError::Record {
+        what: what.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+impl BundleRecord {
+    pub(super) fn of(bundle: &Bundle) -> Self {
+        Self {
+            trust_domain: bundle.trust_domain.name().to_owned(),
+            sequence: bundle.sequence,
+            refresh_hint: bundle.refresh_hint.as_secs(),
+            x509: bundle
+                .x509_authorities
+                .iter()
+                .map(|authority| X509Record {
+                    certificate: text(authority.certificate.der()),
+                    tainted: authority.tainted,
+                })
+                .collect(),
+            jwt: bundle
+                .jwt_authorities
+                .iter()
+                .map(|authority| JwtRecord {
+                    kid: authority.kid.clone(),
+                    public_key: text(authority.key.spki()),
+                    expires_at: authority.expires_at.unix(),
+                    tainted: authority.tainted,
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn into_bundle(self, trust_domain: &TrustDomain) -> Result<Bundle, AuthorityError> {
+        if self.trust_domain != trust_domain.name() {
+            return Err(AuthorityError::OtherTrustDomain {
+                expected: trust_domain.clone(),
+                found: self.trust_domain,
+            });
+        }
+        let what = "bundle";
+        let corrupt = |reason: String| AuthorityError::Record { what: what.to_owned(), reason };
+        let x509 = self.x509.into_iter().map(|record| {
+            let certificate = CaCertificate::from_der(&bytes(&record.certificate, what)?)
+                .map_err(|error| corrupt(error.to_string()))?;
+            Ok(X509Authority { certificate, tainted: record.tainted })
+        });
+        let jwt = self.jwt.into_iter().map(|record| {
+            let key = PublicKey::from_spki(&bytes(&record.public_key, what)?)
+                .map_err(|error| corrupt(error.to_string()))?;
+            Ok(JwtAuthority {
+                kid: record.kid,
+                key,
+                expires_at: Timestamp::from_unix(record.expires_at),
+                tainted: record.tainted,
+            })
+        });
+        Ok(Bundle {
+            trust_domain: trust_domain.clone(),
+            x509_authorities: x509.collect::<Result<_, AuthorityError>>()?,
+            jwt_authorities: jwt.collect::<Result<_, AuthorityError>>()?,
+            sequence: self.sequence,
+            refresh_hint: Duration::from_secs(self.refresh_hint),
+        })
+    }
+}

@@ -1,0 +1,364 @@
+//! Reading certificates: a strict view of a `TBSCertificate` for the checks before signing, and the CA
+//! certificates that issue.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::clock::Timestamp;
+use crate::der::{self, DerError, Reader, tag};
+use crate::key::{KeyId, PublicKey, PublicKeyError, SignatureAlgorithm};
+use crate::name::{Name, NameError};
+
+/// More extensions than this are not read; Mintmark writes six.
+const MAX_EXTENSIONS: usize = 16;
+
+/// Object identifiers of the extensions that are understood, as DER content.
+pub mod oid {
+    #![expect(missing_docs, reason = "the names are those of RFC 5280 §4.2.1")]
+    pub const SUBJECT_KEY_ID: &[u8] = b"\x55\x1d\x0e";
+    pub const KEY_USAGE: &[u8] = b"\x55\x1d\x0f";
+    pub const SUBJECT_ALT_NAME: &[u8] = b"\x55\x1d\x11";
+    pub const BASIC_CONSTRAINTS: &[u8] = b"\x55\x1d\x13";
+    pub const NAME_CONSTRAINTS: &[u8] = b"\x55\x1d\x1e";
+    pub const AUTHORITY_KEY_ID: &[u8] = b"\x55\x1d\x23";
+    pub const EXTENDED_KEY_USAGE: &[u8] = b"\x55\x1d\x25";
+    pub const SERVER_AUTH: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x01";
+    pub const CLIENT_AUTH: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x02";
+}
+
+/// An extension as it stands in the certificate (RFC 5280 §4.2).
+#[derive(Debug, Clone, Copy)]
+pub struct Extension<'a> {
+    /// Content of its OBJECT IDENTIFIER.
+    pub oid: &'a [u8],
+    /// Its criticality.
+    pub critical: bool,
+    /// What its OCTET STRING holds.
+    pub value: &'a [u8],
+}
+
+/// The fields of a `TBSCertificate` (RFC 5280 §4.1), borrowed from its DER.
+#[derive(Debug, Clone)]
+pub struct TbsView<'a> {
+    /// The version number as written: 2 for version 3.
+    pub version: u8,
+    /// Content of the serial number's INTEGER.
+    pub serial: &'a [u8],
+    /// The whole signature `AlgorithmIdentifier`.
+    pub algorithm: &'a [u8],
+    /// The whole issuer name.
+    pub issuer: &'a [u8],
+    /// Start of validity, and whether its encoding follows RFC 5280 §4.1.2.5.
+    pub not_before: (Timestamp, bool),
+    /// End of validity, and whether its encoding follows RFC 5280 §4.1.2.5.
+    pub not_after: (Timestamp, bool),
+    /// The whole subject name.
+    pub subject: &'a [u8],
+    /// The whole `SubjectPublicKeyInfo`.
+    pub spki: &'a [u8],
+    extensions: [Option<Extension<'a>>; MAX_EXTENSIONS],
+}
+
+impl<'a> TbsView<'a> {
+    /// Reads the DER of a `TBSCertificate`; nothing may follow it.
+    pub fn read(tbs: &'a [u8]) -> Result<Self, DerError> {
+        let mut fields = der::sole(tbs, tag::SEQUENCE, "TBSCertificate")?;
+        let version = read_version(&mut fields)?;
+        let serial = fields.expect(tag::INTEGER, "serial number")?.value;
+        let algorithm = fields.expect(tag::SEQUENCE, "signature algorithm")?.whole;
+        let issuer = fields.expect(tag::SEQUENCE, "issuer")?.whole;
+        let mut validity = fields.enter(tag::SEQUENCE, "validity")?;
+        let not_before = read_time(&mut validity, "notBefore")?;
+        let not_after = read_time(&mut validity, "notAfter")?;
+        validity.finish("validity")?;
+        let subject = fields.expect(tag::SEQUENCE, "subject")?.whole;
+        let spki = fields.expect(tag::SEQUENCE, "SubjectPublicKeyInfo")?.whole;
+        let extensions = read_extensions(&mut fields)?;
+        fields.finish("TBSCertificate")?;
+        Ok(Self {
+            version,
+            serial,
+            algorithm,
+            issuer,
+            not_before,
+            not_after,
+            subject,
+            spki,
+            extensions,
+        })
+    }
+
+    /// The extensions in their order.
+    pub fn extensions(&self) -> impl Iterator<Item = &Extension<'a>> {
+        self.extensions.iter().flatten()
+    }
+
+    /// The extension of that kind, if it is there.
+    #[must_use]
+    pub fn extension(&self, oid: &[u8]) -> Option<Extension<'a>> {
+        self.extensions().find(|extension| extension.oid == oid).copied()
+    }
+}
+
+fn read_version(fields: &mut Reader<'_>) -> Result<u8, DerError> {
+    let Some(explicit) = fields.optional(tag::context_constructed(0), "version")? else {
+        return Ok(0);
+    };
+    let mut inner = Reader::new(explicit.value);
+    let version = inner.unsigned("version")?;
+    inner.finish("version")?;
+    match *version {
+        [number] => Ok(number),
+        _ => Err(DerError::Value("version")),
+    }
+}
+
+fn read_extensions<'a>(
+    fields: &mut Reader<'a>,
+) -> Result<[Option<Extension<'a>>; MAX_EXTENSIONS], DerError> {
+    let mut found = [None; MAX_EXTENSIONS];
+    let Some(explicit) = fields.optional(tag::context_constructed(3), "extensions")? else {
+        return Ok(found);
+    };
+    let mut list = der::sole(explicit.value, tag::SEQUENCE, "extensions")?;
+    for place in &mut found {
+        if list.is_empty() {
+            break;
+        }
+        let mut fields = list.enter(tag::SEQUENCE, "extension")?;
+        let oid = fields.expect(tag::OID, "extension identifier")?.value;
+        let critical =
+            fields.peek() == Some(tag::BOOLEAN) && fields.boolean("extension criticality")?;
+        let value = fields.expect(tag::OCTET_STRING, "extension value")?.value;
+        fields.finish("extension")?;
+        *place = Some(Extension { oid, critical, value });
+    }
+    list.finish("extensions")?;
+    Ok(found)
+}
+
+fn read_time(fields: &mut Reader<'_>, what: &'static str) -> Result<(Timestamp, bool), DerError> {
+    let time = fields.any(what)?;
+    let (century, digits) = match (time.tag, time.value) {
+        (tag::UTC_TIME, [digits @ .., b'Z']) if digits.len() == 12 => (None, digits),
+        (tag::GENERALIZED_TIME, [a, b, digits @ .., b'Z']) if digits.len() == 12 => {
+            (Some(pair(&[*a, *b], what)?), digits)
+        }
+        _ => return Err(DerError::Value(what)),
+    };
+    let mut parts = [0; 6];
+    for (part, text) in parts.iter_mut().zip(digits.chunks_exact(2)) {
+        *part = pair(text, what)?;
+    }
+    // RFC 5280 §4.1.2.5.1: a two-digit year below 50 is of this century.
+    let century_or = century.unwrap_or(if parts[0] < 50 { 20 } else { 19 });
+    let instant = from_civil(century_or * 100 + parts[0], &parts[1..], what)?;
+    // §4.1.2.5: UTCTime through the year 2049, GeneralizedTime after.
+    let right = century.is_some() == (century_or * 100 + parts[0] >= 2050);
+    Ok((instant, right))
+}
+
+fn pair(text: &[u8], what: &'static str) -> Result<i64, DerError> {
+    match text {
+        [a @ b'0'..=b'9', b @ b'0'..=b'9'] => Ok(i64::from(a - b'0') * 10 + i64::from(b - b'0')),
+        _ => Err(DerError::Value(what)),
+    }
+}
+
+/// The instant of a civil date; refused if it is not the date of any instant from 1970 to 9999.
+fn from_civil(year: i64, parts: &[i64], what: &'static str) -> Result<Timestamp, DerError> {
+    let &[month, day, hour, minute, second] = parts else { return Err(DerError::Value(what)) };
+    let (shifted_year, shifted_month) =
+        if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let era = shifted_year.div_euclid(400);
+    let year_of_era = shifted_year.rem_euclid(400);
+    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
+    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100
+        + day_of_year
+        - 719_468;
+    let instant = Timestamp::from_unix(days * 86_400 + hour * 3_600 + minute * 60 + second);
+    // Converting back finds every field that is out of its range.
+    let (y, mo, d, h, mi, s) = instant.civil();
+    let fields = [i64::from(y), mo.into(), d.into(), h.into(), mi.into(), s.into()];
+    if fields == [year, month, day, hour, minute, second] {
+        Ok(instant)
+    } else {
+        Err(DerError::Value(what))
+    }
+}
+
+/// Why a certificate cannot be used as a CA's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CaCertificateError {
+    /// Not strict DER of a certificate.
+    #[error("CA certificate is malformed: {0}")]
+    Malformed(#[from] DerError),
+    /// Its key is not accepted.
+    #[error("CA certificate: {0}")]
+    Key(#[from] PublicKeyError),
+    /// Its subject is not accepted.
+    #[error("CA certificate subject: {0}")]
+    Subject(#[from] NameError),
+    /// It is not a CA certificate that may sign certificates (RFC 5280 §4.2.1.3, §4.2.1.9).
+    #[error(
+        "certificate is not a CA certificate: basic constraints and key usage keyCertSign are required"
+    )]
+    NotCa,
+    /// It has no subject key identifier of 20 bytes (RFC 5280 §4.2.1.2).
+    #[error("CA certificate has no subject key identifier")]
+    NoKeyId,
+    /// It claims to be self-signed, but its signature is not by its own key.
+    #[error("signature of the self-signed CA certificate does not verify")]
+    Signature,
+}
+
+/// A CA certificate: what issuing under it needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaCertificate {
+    der: Bytes,
+    subject: Name,
+    key: PublicKey,
+    key_id: KeyId,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    self_signed: bool,
+}
+
+impl CaCertificate {
+    /// Reads the DER of a certificate and checks that it is a CA's; a self-signed one must verify.
+    pub fn from_der(bytes: &[u8]) -> Result<Self, CaCertificateError> {
+        let mut outer = der::sole(bytes, tag::SEQUENCE, "certificate")?;
+        let tbs = outer.expect(tag::SEQUENCE, "TBSCertificate")?.whole;
+        let algorithm = outer.expect(tag::SEQUENCE, "signature algorithm")?.whole;
+        let signature = outer.bit_string("signature")?;
+        outer.finish("certificate")?;
+        let view = TbsView::read(tbs)?;
+        let key = PublicKey::from_spki(view.spki)?;
+        if !is_ca(&view) {
+            return Err(CaCertificateError::NotCa);
+        }
+        let self_signed = view.subject == view.issuer;
+        if self_signed {
+            let ours = key.kind().usual_algorithm();
+            let verifies = algorithm == ours.identifier()
+                && view.algorithm == algorithm
+                && key.verifies_x509(ours, tbs, signature);
+            if !verifies {
+                return Err(CaCertificateError::Signature);
+            }
+        }
+        Ok(Self {
+            der: Bytes::copy_from_slice(bytes),
+            subject: Name::from_der(view.subject)?,
+            key_id: subject_key_id(&view).ok_or(CaCertificateError::NoKeyId)?,
+            key,
+            not_before: view.not_before.0,
+            not_after: view.not_after.0,
+            self_signed,
+        })
+    }
+
+    /// The whole certificate.
+    #[must_use]
+    pub fn der(&self) -> &Bytes {
+        &self.der
+    }
+
+    /// Its subject, which is the issuer of what it signs.
+    #[must_use]
+    pub fn subject(&self) -> &Name {
+        &self.subject
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// Its subject key identifier: SPIRE's authority id.
+    #[must_use]
+    pub fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// The first second in which it is valid.
+    #[must_use]
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
+    /// The last second in which it is valid.
+    #[must_use]
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// Whether it is signed by its own key, hence a root that no chain carries.
+    #[must_use]
+    pub fn is_self_signed(&self) -> bool {
+        self.self_signed
+    }
+
+    /// How its key signs.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.kind().usual_algorithm()
+    }
+}
+
+fn is_ca(view: &TbsView<'_>) -> bool {
+    use crate::profile::KeyUsage;
+    let constraints = view.extension(oid::BASIC_CONSTRAINTS).is_some_and(|extension| {
+        BasicConstraints::read(extension.value).is_ok_and(|constraints| constraints.ca)
+    });
+    let usage = view.extension(oid::KEY_USAGE).is_some_and(|extension| {
+        key_usage(extension.value).is_some_and(|usage| usage.contains(KeyUsage::KEY_CERT_SIGN))
+    });
+    constraints && usage
+}
+
+/// The content of the basic constraints extension (RFC 5280 §4.2.1.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BasicConstraints {
+    /// Whether the key may sign certificates.
+    pub ca: bool,
+    /// Whether a path length is given.
+    pub path_length: bool,
+}
+
+impl BasicConstraints {
+    /// Reads the extension's value.
+    pub fn read(value: &[u8]) -> Result<Self, DerError> {
+        const WHAT: &str = "basic constraints";
+        let mut fields = der::sole(value, tag::SEQUENCE, WHAT)?;
+        let ca = fields.peek() == Some(tag::BOOLEAN);
+        if ca && !fields.boolean(WHAT)? {
+            // DER leaves out a default value (X.690 §11.5).
+            return Err(DerError::Value(WHAT));
+        }
+        let path_length = fields.peek() == Some(tag::INTEGER);
+        if path_length {
+            fields.unsigned(WHAT)?;
+        }
+        fields.finish(WHAT)?;
+        Ok(Self { ca, path_length })
+    }
+}
+
+/// The usages that a key usage extension's value names.
+pub(crate) fn key_usage(value: &[u8]) -> Option<crate::profile::KeyUsage> {
+    let mut reader = Reader::new(value);
+    let bits = reader.expect(tag::BIT_STRING, "key usage").ok()?;
+    reader.finish("key usage").ok()?;
+    crate::profile::KeyUsage::from_bit_string(bits.value)
+}
+
+/// The subject key identifier, if it is there and has 20 bytes.
+pub(crate) fn subject_key_id(view: &TbsView<'_>) -> Option<KeyId> {
+    let extension = view.extension(oid::SUBJECT_KEY_ID)?;
+    let mut reader = Reader::new(extension.value);
+    let id = reader.expect(tag::OCTET_STRING, "subject key identifier").ok()?;
+    reader.finish("subject key identifier").ok()?;
+    id.value.try_into().ok().map(KeyId)
+}

@@ -1,0 +1,276 @@
+//! One CA certificate with its key, and the two steps of issuing under it: prepare, then sign.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::certificate::{CaCertificate, CaCertificateError};
+use crate::clock::Timestamp;
+use crate::id::{SpiffeId, TrustDomain};
+use crate::key::{SignError, SigningKey, ToBeSigned};
+use crate::lint::{self, Expectation, Violation};
+use crate::log::{Caller, Document, IssuanceRecord};
+use crate::name::Name;
+use crate::policy::X509Grant;
+use crate::profile::Profile;
+use crate::serial::{Serial, SerialError};
+use crate::template::{Fields, Template, assemble};
+
+/// How long certificates live and how far back they begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// The life of a certificate for which no other was asked.
+    pub default_ttl: Duration,
+    /// Taken off the start, so that a peer whose clock is slow accepts a certificate at once. Longer only
+    /// widens the window in which a certificate of a stolen key is believed.
+    pub backdate: Duration,
+}
+
+impl Default for Lifetimes {
+    /// One hour, from ten seconds ago: SPIRE's defaults.
+    fn default() -> Self {
+        Self { default_ttl: Duration::from_secs(3600), backdate: Duration::from_secs(10) }
+    }
+}
+
+/// A CA certificate with its signing key.
+#[derive(Debug)]
+pub struct Issuer {
+    trust_domain: TrustDomain,
+    certificate: CaCertificate,
+    /// The certificates that follow a leaf, root excluded; empty under a self-signed certificate.
+    chain: Vec<Bytes>,
+    key: Arc<dyn SigningKey>,
+    authority: Arc<str>,
+    templates: [Template; Profile::ALL.len()],
+    lifetimes: Lifetimes,
+}
+
+/// Why a certificate could not be issued.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IssueError {
+    /// The CA certificate has ended or has not begun.
+    #[error("authority {authority} is valid from {not_before} to {not_after}, and it is {now}")]
+    OutsideValidity {
+        /// The authority.
+        authority: Arc<str>,
+        /// Its first second.
+        not_before: Timestamp,
+        /// Its last second.
+        not_after: Timestamp,
+        /// The time of the request.
+        now: Timestamp,
+    },
+    /// No serial number could be drawn.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    /// A fault of ours, found before it was signed.
+    #[error(transparent)]
+    Lint(#[from] Violation),
+    /// The key did not sign.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// A CA certificate of ours came out unusable: its signature does not verify, for one.
+    #[error("new CA certificate is refused: {0}")]
+    Certificate(#[from] CaCertificateError),
+}
+
+/// A certificate that passed every check and lacks only its signature. [`Issuer::prepare`] alone makes
+/// one, and only the issuer that made it can sign it.
+#[derive(Debug)]
+#[must_use]
+pub struct Prepared {
+    issuer: Arc<Issuer>,
+    tbs: ToBeSigned,
+    id: SpiffeId,
+    serial: Serial,
+    key_digest: [u8; 32],
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+/// A signed X509-SVID and its chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct X509Svid {
+    /// The identity it gives.
+    pub id: SpiffeId,
+    /// DER, leaf first, then intermediates; no root (X509-SVID §3, Workload API).
+    pub chain: Vec<Bytes>,
+    /// The leaf's serial number.
+    pub serial: Serial,
+    /// The last second in which the leaf is valid.
+    pub expires_at: Timestamp,
+}
+
+impl Issuer {
+    /// An issuer over a CA certificate and the key that belongs to it.
+    ///
+    /// # Errors
+    /// [`SignError::Refused`] if the key is not the certificate's.
+    pub fn new(
+        trust_domain: TrustDomain,
+        certificate: CaCertificate,
+        chain: Vec<Bytes>,
+        key: Arc<dyn SigningKey>,
+        lifetimes: Lifetimes,
+    ) -> Result<Self, SignError> {
+        if key.public_key() != certificate.key() {
+            return Err(SignError::Refused {
+                key: key.public_key().key_id().to_string(),
+                reason: format!("it is not the key of CA certificate {}", certificate.key_id()),
+            });
+        }
+        let templates = Profile::ALL.map(|profile| {
+            let subject = certificate.subject().clone();
+            Template::new(profile, certificate.algorithm(), subject, Some(certificate.key_id()))
+        });
+        let authority = certificate.key_id().to_string().into();
+        Ok(Self { trust_domain, certificate, chain, key, authority, templates, lifetimes })
+    }
+
+    /// Its CA certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CaCertificate {
+        &self.certificate
+    }
+
+    /// Its authority id: the subject key identifier in hexadecimal, as SPIRE names authorities.
+    #[must_use]
+    pub fn authority(&self) -> &Arc<str> {
+        &self.authority
+    }
+
+    /// Encodes and checks the certificate that a grant allows. Pure: the same inputs give the same bytes.
+    ///
+    /// The end is the granted one or the issuer's, whichever comes first; so is SPIRE's.
+    pub fn prepare(
+        self: &Arc<Self>,
+        grant: X509Grant,
+        serial: Serial,
+        now: Timestamp,
+    ) -> Result<Prepared, IssueError> {
+        let (not_before, not_after) = self.validity(grant.ttl(), now)?;
+        let profile = grant.profile();
+        let key = grant.key();
+        let tbs = self.templates[profile as usize].tbs(&Fields {
+            serial: &serial,
+            not_before,
+            not_after,
+            subject: grant.subject(),
+            key,
+            id: grant.id(),
+            dns_names: grant.dns_names(),
+        });
+        let linted = lint::check(
+            tbs,
+            &Expectation {
+                profile,
+                trust_domain: &self.trust_domain,
+                id: grant.id(),
+                key,
+                algorithm: self.certificate.algorithm(),
+                issuer: Some(&self.certificate),
+            },
+        )?;
+        Ok(Prepared {
+            issuer: Arc::clone(self),
+            tbs: ToBeSigned::certificate(linted),
+            serial,
+            key_digest: sha256(key.spki()),
+            not_before,
+            not_after,
+            id: grant.into_id(),
+        })
+    }
+
+    fn validity(
+        &self,
+        ttl: Option<Duration>,
+        now: Timestamp,
+    ) -> Result<(Timestamp, Timestamp), IssueError> {
+        let (first, last) = (self.certificate.not_before(), self.certificate.not_after());
+        if now < first || now >= last {
+            return Err(IssueError::OutsideValidity {
+                authority: Arc::clone(&self.authority),
+                not_before: first,
+                not_after: last,
+                now,
+            });
+        }
+        let not_before = now.minus(self.lifetimes.backdate).max(first);
+        let not_after = now.plus(ttl.unwrap_or(self.lifetimes.default_ttl)).min(last);
+        Ok((not_before, not_after))
+    }
+}
+
+impl Prepared {
+    /// What the issuance log keeps of it.
+    #[must_use]
+    pub fn record(&self, caller: Caller, now: Timestamp) -> IssuanceRecord {
+        IssuanceRecord {
+            document: Document::X509 { serial: self.serial, key_digest: self.key_digest },
+            digest: sha256(self.tbs.message()),
+            id: self.id.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+            authority: Arc::clone(&self.issuer.authority),
+            caller,
+            time: now,
+        }
+    }
+
+    /// Has it signed by the key of the issuer that prepared it.
+    pub async fn sign(self) -> Result<X509Svid, SignError> {
+        let signature = self.issuer.key.sign(self.tbs.clone()).await?;
+        let leaf = assemble(self.tbs.message(), &signature);
+        let mut chain = Vec::with_capacity(1 + self.issuer.chain.len());
+        chain.push(leaf.into());
+        chain.extend(self.issuer.chain.iter().cloned());
+        Ok(X509Svid { id: self.id, chain, serial: self.serial, expires_at: self.not_after })
+    }
+}
+
+/// Makes the self-signed certificate of a trust domain's authority (X509-SVID §4; the trust domain's own
+/// ID is its URI name) and verifies it.
+pub async fn self_sign(
+    trust_domain: &TrustDomain,
+    subject: &Name,
+    key: &dyn SigningKey,
+    serial: Serial,
+    not_before: Timestamp,
+    not_after: Timestamp,
+) -> Result<CaCertificate, IssueError> {
+    let template = Template::new(Profile::Root, key.algorithm(), subject.clone(), None);
+    let id = trust_domain.id();
+    let public_key = key.public_key();
+    let tbs = template.tbs(&Fields {
+        serial: &serial,
+        not_before,
+        not_after,
+        subject,
+        key: public_key,
+        id: &id,
+        dns_names: &[],
+    });
+    let linted = lint::check(
+        tbs,
+        &Expectation {
+            profile: Profile::Root,
+            trust_domain,
+            id: &id,
+            key: public_key,
+            algorithm: key.algorithm(),
+            issuer: None,
+        },
+    )?;
+    let tbs = ToBeSigned::certificate(linted);
+    let signature = key.sign(tbs.clone()).await?;
+    Ok(CaCertificate::from_der(&assemble(tbs.message(), &signature))?)
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
