@@ -178,14 +178,9 @@ fn a_signature_by_another_key_or_over_other_bytes_is_refused() {
 /// The certificate would carry the key as it is, so this is refused and not relabelled.
 #[test]
 fn a_p256_key_signed_with_sha384_is_refused() {
-    let error = refusal(include_bytes!("corpus/csr/openssl-p256-sha384.der"));
     assert_eq!(
-        error,
+        refusal(include_bytes!("corpus/csr/openssl-p256-sha384.der")),
         CsrError::Algorithm { key: KeyKind::EcP256, algorithm: RequestAlgorithm::EcdsaSha384 }
-    );
-    assert_eq!(
-        error.to_string(),
-        "signature algorithm ecdsa-with-SHA384 does not go with a key of kind EC P-256"
     );
 }
 
