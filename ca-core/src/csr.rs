@@ -184,7 +184,10 @@ pub enum CsrError {
     )]
     UnknownAlgorithm,
     /// The signature's algorithm does not go with the key.
-    #[error("signature algorithm {algorithm} does not go with a key of kind {key}")]
+    #[error(
+        "signature algorithm {algorithm} does not go with a key of kind {key}; sign with {}",
+        RequestAlgorithm::usual(*key)
+    )]
     Algorithm {
         /// The kind of key in the CSR.
         key: KeyKind,
@@ -192,7 +195,9 @@ pub enum CsrError {
         algorithm: RequestAlgorithm,
     },
     /// The signature is not by the key in the CSR, or not over these bytes.
-    #[error("signature does not verify with the key in the CSR")]
+    #[error(
+        "signature does not verify with the key in the CSR; sign with its private half and send the bytes unchanged"
+    )]
     Signature,
 }
 
@@ -264,6 +269,16 @@ impl RequestAlgorithm {
             // 1.3.101.112
             b"\x06\x03\x2b\x65\x70" => Some(Self::Ed25519),
             _ => None,
+        }
+    }
+
+    /// The one that every client has for a key of that kind.
+    fn usual(key: KeyKind) -> Self {
+        match key {
+            KeyKind::EcP256 => Self::EcdsaSha256,
+            KeyKind::EcP384 => Self::EcdsaSha384,
+            KeyKind::Rsa { .. } => Self::RsaSha256,
+            KeyKind::Ed25519 => Self::Ed25519,
         }
     }
 
