@@ -1,4 +1,5 @@
 //! What every state store owes: one suite, run by each implementation.
+#![expect(clippy::unwrap_used, reason = "a suite states its expectations as tests do")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -96,7 +97,13 @@ async fn pages_hold_each_entry_once_while_others_write(store: Store) {
         // Comes and goes behind, at and before the next page, without moving what stays.
         put(&store, &numbered(round), b"").await;
         put(&store, &numbered(999 - round), b"").await;
-        apply(&store, vec![], vec![Op::Delete(after.clone().unwrap())]).await.unwrap();
+        apply(
+            &store,
+            vec![],
+            vec![Op::Delete(after.clone().expect("a page that goes on has entries"))],
+        )
+        .await
+        .unwrap();
     }
     let stayed: Vec<Key> = (0..30).map(|n| numbered(n * 10)).collect();
     let met: Vec<Key> = seen.iter().filter(|key| stayed.contains(key)).cloned().collect();
@@ -197,8 +204,8 @@ async fn a_range_check_sees_what_comes_and_what_goes(store: Store) {
         (inside.clone(), true),
         (inside, true),
         (Op::Delete(key(b"r1")), true),
-        (Op::DeleteRange(KeyRange::between(&key(b"q"), &key(b"r0")).unwrap()), true),
-        (Op::DeleteRange(KeyRange::between(&key(b"q"), &key(b"r")).unwrap()), false),
+        (Op::DeleteRange(between(b"q", b"r0")), true),
+        (Op::DeleteRange(between(b"q", b"r")), false),
         (Op::Put(key(b"q"), Bytes::new()), false),
         (Op::Put(key(b"s"), Bytes::new()), false),
     ] {
@@ -509,6 +516,10 @@ fn key(suffix: &[u8]) -> Key {
 
 fn everything() -> KeyRange {
     KeyRange::starting_with(&key(b""))
+}
+
+fn between(start: &[u8], end: &[u8]) -> KeyRange {
+    KeyRange::between(&key(start), &key(end)).expect("the end is after the start")
 }
 
 fn encode(number: u32) -> Bytes {

@@ -9,6 +9,11 @@
 //! [`StoreError::Fenced`], because a second flush may report a success that is none, and the process
 //! should stop. The next start reads the file back to the last commit that reached the disk.
 //!
+//! Damage: opening verifies the checksum of every page, and a record that does not decode later fences
+//! the engine, so a damaged file is [`StoreError::Corrupt`] and not wrong data. One byte has no checksum,
+//! the one in redb's header that says which of the two newest commits is the newest: if it alone is
+//! changed in a file that a crash left behind, the store opens as it was before the last commit.
+//!
 //! The change records and commit ids of the last 10,000 commits are kept; each commit sweeps the oldest.
 
 mod directory;
@@ -33,8 +38,9 @@ use engine::{Engine, Opened};
 
 /// Questions that wait for the engine; whoever asks beyond that waits for room.
 const QUEUE: usize = 256;
-/// Commits whose change record and id are kept. A few hundred bytes each; hours to weeks of the changes
-/// of a small site, which is as long as any watcher needs to come back.
+/// Commits whose change record and id are kept. A record holds the keys that its commit touched: a few
+/// hundred bytes, 100 KiB at worst. Fewer would send a watcher that was away for a while back to reading
+/// everything; more would only make the file longer.
 const KEPT_COMMITS: u64 = 10_000;
 
 /// A state store in a directory of this machine, for one process at a time.
@@ -48,7 +54,7 @@ pub struct Embedded {
 
 impl Embedded {
     /// Opens the store in `directory`, making both if they do not exist. Blocks while the whole file is
-    /// read and checked: a few milliseconds per MB.
+    /// read and checked.
     ///
     /// [`StoreError::Unavailable`] if another process has it open, if the directory cannot be written, or
     /// if a newer release has changed the layout; [`StoreError::Corrupt`] if the file is damaged.
@@ -231,16 +237,21 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::io;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use futures_util::FutureExt;
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
 
     use super::*;
-    use crate::store::contract;
+    use crate::store::key::{self, TrustDomainNumber};
+    use crate::store::{Op, contract};
 
     #[tokio::test]
     async fn in_memory_keeps_the_contract() {
         contract::state_store(async |commits| {
-            let memory = redb::backends::InMemoryBackend::new();
-            Embedded::over(memory, commits).unwrap()
+            Embedded::over(InMemoryBackend::new(), commits).unwrap()
         })
         .await;
     }
@@ -254,5 +265,102 @@ mod tests {
             Embedded::open_keeping(&place.path().join(number), commits).unwrap()
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_failed_flush_leaves_the_commit_unknown_and_fences_the_store() {
+        let (disk, broken) = Breaking::new();
+        let store = Embedded::over(disk, 10).unwrap();
+        put(&store).await.unwrap();
+        let head = store.get(&[], Consistency::Strong).await.unwrap().at;
+        let mut changes = store.changes(head);
+        assert!(changes.next().now_or_never().is_none());
+
+        broken.store(true, Ordering::Relaxed);
+        let failed = put(&store).await;
+        assert!(matches!(failed, Err(StoreError::Indeterminate { .. })), "{failed:?}");
+        assert!(failed.unwrap_err().to_string().contains("the flush broke"));
+
+        broken.store(false, Ordering::Relaxed);
+        let fenced = Err(StoreError::Fenced { place: "state store in memory".to_owned() });
+        assert_eq!(put(&store).await.map(|_| ()), fenced);
+        assert_eq!(store.get(&[], Consistency::Strong).await.map(|_| ()), fenced);
+        assert_eq!(changes.next().await, None, "nothing will come any more");
+    }
+
+    #[tokio::test]
+    async fn changes_end_when_the_store_is_dropped() {
+        let store = Embedded::in_memory().unwrap();
+        let head = store.get(&[], Consistency::Strong).await.unwrap().at;
+        let mut waiting = store.changes(head);
+        assert!(waiting.next().now_or_never().is_none());
+        drop(store);
+        assert_eq!(waiting.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn the_journal_outlives_a_restart_and_shrinks_to_a_lower_limit() {
+        let place = tempfile::tempdir().unwrap();
+        let start = {
+            let store = Embedded::open_keeping(place.path(), 10).unwrap();
+            let start = store.get(&[], Consistency::Strong).await.unwrap().at;
+            for _ in 0..10 {
+                put(&store).await.unwrap();
+            }
+            start
+        };
+        let store = Embedded::open_keeping(place.path(), 4).unwrap();
+        let changes: Vec<_> = store.changes(start).take(10).collect().await;
+        assert!(changes.iter().all(Result::is_ok), "{changes:?}");
+        for _ in 0..6 {
+            put(&store).await.unwrap();
+        }
+        let left = store.scan(&key::changes(), None, 99, Consistency::Strong).await.unwrap();
+        assert_eq!(left.entries.len(), 4);
+        assert!(store.changes(start).next().await.unwrap().is_err(), "swept");
+    }
+
+    async fn put(store: &Embedded) -> Result<CommitOutcome, StoreError> {
+        let op = Op::Put(key::bundle_head(TrustDomainNumber::OWN), "head".into());
+        store.commit(Commit::new(vec![], vec![op])?).await
+    }
+
+    /// A disk whose flush fails while it is told to.
+    #[derive(Debug)]
+    struct Breaking {
+        memory: InMemoryBackend,
+        broken: Arc<AtomicBool>,
+    }
+
+    impl Breaking {
+        fn new() -> (Self, Arc<AtomicBool>) {
+            let broken = Arc::new(AtomicBool::new(false));
+            (Self { memory: InMemoryBackend::new(), broken: broken.clone() }, broken)
+        }
+    }
+
+    impl StorageBackend for Breaking {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.memory.set_len(length)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            match self.broken.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("the flush broke")),
+                false => self.memory.sync_data(),
+            }
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.memory.write(offset, data)
+        }
     }
 }

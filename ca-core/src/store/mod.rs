@@ -20,6 +20,8 @@ mod read;
 pub mod record;
 mod version;
 
+use std::fmt;
+
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
@@ -36,7 +38,7 @@ pub use version::{Cursor, Version};
 /// The limits are the same for all and are kept by the types: a [`Key`], a [`Commit`] or a list of keys
 /// to [`get`](Self::get) beyond them is [`StoreError::TooLarge`], whichever engine is behind.
 #[async_trait]
-pub trait StateStore: Send + Sync {
+pub trait StateStore: Send + Sync + fmt::Debug {
     /// The entries at `keys` (at most [`Commit::OPERATIONS`]), in their order, all of one moment.
     async fn get(&self, keys: &[Key], consistency: Consistency) -> Result<Snapshot, StoreError>;
 

@@ -563,3 +563,85 @@ impl StoreError {
 fn caught<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Failure::Panic))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    fn open(directory: &Path) -> Result<Engine, StoreError> {
+        Engine::open(Directory::lock(directory)?, 10).map(|opened| opened.engine)
+    }
+
+    /// Puts a value where only the store itself may.
+    fn overwrite(directory: &Path, key: &Key, value: &[u8]) {
+        let engine = open(directory).unwrap();
+        let transaction = begin_write(&engine.database).unwrap();
+        put(&mut transaction.open_table(STATE).unwrap(), key, Version::ZERO, value).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    #[test]
+    fn the_records_of_the_store_do_not_change() {
+        let mut engine = Engine::over(InMemoryBackend::new(), 10).unwrap().engine;
+        let snapshot = engine.get(&[key::schema(), key::epoch()], Consistency::Strong).unwrap();
+        let values = snapshot.entries.into_iter().map(|entry| entry.unwrap().value);
+        let expected =
+            [&b"\x01{\"layout\":1,\"min_reader\":1,\"min_writer\":1}"[..], b"\x01{\"epoch\":1}"];
+        assert_eq!(values.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused_unless_it_says_that_old_code_may_use_it() {
+        let place = tempfile::tempdir().unwrap();
+        let newer = |reader: u32, writer: u32| {
+            let schema = Schema { layout: 7, min_reader: reader, min_writer: writer };
+            let value = record::encode(FORMAT, &schema);
+            overwrite(place.path(), &key::schema(), &value);
+            open(place.path()).map(|_| ())
+        };
+        assert_eq!(newer(1, 1), Ok(()));
+        let error = newer(1, 2).unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().contains("layout 7"), "{error}");
+    }
+
+    #[test]
+    fn a_record_of_the_store_that_is_malformed_is_corruption() {
+        for (key, value) in [
+            (key::schema(), &b""[..]),
+            (key::schema(), b"\x01{}"),
+            (key::epoch(), b"\x02{\"epoch\":1}"),
+            (key::change_head(), b"\0"),
+            (key::change_head(), &[0xff; 12]),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            overwrite(place.path(), &key, value);
+            let error = open(place.path()).map(|_| ()).unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+            assert!(error.to_string().contains("state.redb"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_redb_is_corruption_and_fences() {
+        let mut engine = Engine::over(InMemoryBackend::new(), 10).unwrap().engine;
+        let error = engine.guarded::<()>(|_| panic!("as redb does")).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+        let error = engine.get(&[], Consistency::Strong).unwrap_err();
+        assert!(matches!(error, StoreError::Fenced { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn versions_are_numbers_and_sort_as_numbers() {
+        for number in [0, 1, 255, 256, u64::MAX - 1] {
+            assert_eq!(number_of(version_of(number)), Some(number));
+            assert!(version_of(number) < version_of(number + 1));
+        }
+        assert_eq!(number_of(Version::from_bytes([0xff; 12])), None);
+        assert_eq!(number_of(version_of(u64::MAX)), None, "no commit can follow it");
+    }
+}
