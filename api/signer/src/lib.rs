@@ -1,1 +1,19 @@
-//! Empty until its first module.
+//! The signing side of the service: the admin socket and what answers on it.
+//!
+//! [`AdminSocket::bind`] takes the socket, [`AdminSocket::serve`] answers on it until it is told to
+//! stop. Each service is a module named after it; [`status`] alone knows gRPC's codes.
+
+mod admin;
+pub mod admin_socket;
+mod bundle;
+mod debug;
+mod health;
+mod log_levels;
+mod logger;
+mod services;
+mod status;
+mod svid;
+
+pub use admin_socket::{AdminSocket, SocketError};
+pub use log_levels::{LogLevelError, LogLevels};
+pub use services::Services;

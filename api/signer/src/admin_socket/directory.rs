@@ -1,0 +1,109 @@
+//! The directory of the admin socket. Whoever can write to it can put a socket of their own in place.
+
+use std::fs::{DirBuilder, File, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, fchmod, fchown, flock};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+use super::group::Group;
+use super::{SocketError, system};
+
+/// A directory that has passed its checks.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    open: File,
+}
+
+/// Holds the right to bind in the directory until it is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    #[expect(dead_code, reason = "closing it gives the claim up")]
+    open: File,
+}
+
+impl Directory {
+    /// Makes the directory of `socket`, or checks the one that is there.
+    pub(super) fn prepare(socket: &Path, group: Option<Group>) -> Result<Self, SocketError> {
+        let path = match socket.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let made = match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(source) => {
+                return Err(SocketError::System { path, action: "create the directory", source });
+            }
+        };
+        let (open, found) = match File::open(&path).and_then(|open| Ok((open.metadata()?, open))) {
+            Ok((found, open)) => (open, found),
+            Err(source) => {
+                return Err(SocketError::System { path, action: "open the directory", source });
+            }
+        };
+        let directory = Self { path, open };
+        match group {
+            Some(group) if made => directory.give_to(group)?,
+            _ => directory.check(&found, group)?,
+        }
+        Ok(directory)
+    }
+
+    /// Keeps other servers from binding in the directory at the same time.
+    pub(super) fn claim(self) -> Result<Claim, SocketError> {
+        match flock(&self.open, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Claim { open: self.open }),
+            Err(Errno::WOULDBLOCK) => Err(SocketError::Starting(self.path)),
+            Err(error) => Err(system(&self.path, "lock the directory")(error)),
+        }
+    }
+
+    fn give_to(&self, group: Group) -> Result<(), SocketError> {
+        fchown(&self.open, None, Some(group.gid()))
+            .map_err(system(&self.path, "give the directory to the group"))?;
+        fchmod(&self.open, Mode::from_raw_mode(0o750))
+            .map_err(system(&self.path, "set the directory's mode"))
+    }
+
+    fn check(&self, found: &Metadata, group: Option<Group>) -> Result<(), SocketError> {
+        let path = self.path.display();
+        let unsafe_because =
+            |reason: String| Err(SocketError::Directory { directory: self.path.clone(), reason });
+        if !found.is_dir() {
+            return unsafe_because("it is not a directory".to_owned());
+        }
+        let us = geteuid().as_raw();
+        if found.uid() != us && found.uid() != 0 {
+            return unsafe_because(format!(
+                "it belongs to uid {}; it has to belong to uid {us} or to root",
+                found.uid(),
+            ));
+        }
+        let group_is_ours = found.gid() == getegid().as_raw() || found.gid() == 0;
+        if found.mode() & 0o002 != 0 || (found.mode() & 0o020 != 0 && !group_is_ours) {
+            return unsafe_because(format!(
+                "others may write to it (mode {:04o}) and could put a socket of their own in place; run \
+                 chmod go-w {path}, or choose another directory",
+                found.mode() & 0o7777,
+            ));
+        }
+        match group {
+            Some(group) if !lets_in(found, group) => unsafe_because(format!(
+                "group {} cannot enter it (mode {:04o}); run chgrp {0} {path} and chmod g+x {path}",
+                group.number(),
+                found.mode() & 0o7777,
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn lets_in(found: &Metadata, group: Group) -> bool {
+    let needed = if found.gid() == group.number() { 0o010 } else { 0o001 };
+    found.mode() & needed != 0
+}

@@ -1,0 +1,80 @@
+//! Everything that answers on the admin socket, with the limits that hold for all of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ca_core::clock::Clock;
+use ca_core::key::StoreDescription;
+use ca_core::mint::Mint;
+use mintmark_proto::admin::v1::admin_server::AdminServer;
+use mintmark_proto::spire::bundle::v1::bundle_server::BundleServer;
+use mintmark_proto::spire::debug::v1::debug_server::DebugServer;
+use mintmark_proto::spire::logger::v1::logger_server::LoggerServer;
+use mintmark_proto::spire::svid::v1::svid_server::SvidServer;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::admin::Admin;
+use crate::bundle::Bundles;
+use crate::debug::Debug;
+use crate::health::Health;
+use crate::log_levels::LogLevels;
+use crate::logger::Logger;
+use crate::svid::Svids;
+
+/// Largest request in bytes. A CSR ends at 16 KiB, all audiences of a token at 4 KiB.
+const LARGEST_REQUEST: usize = 64 * 1024;
+/// Largest set of request headers in bytes.
+const LARGEST_HEADERS: u32 = 16 * 1024;
+/// Most calls at once on one connection; further ones wait.
+const MOST_CALLS: u32 = 16;
+/// How long one call may take. A full queue before a slow token answers at once, so only a device that
+/// hangs comes near it.
+const LONGEST_CALL: Duration = Duration::from_secs(30);
+/// How often a silent client is asked whether it is still there, and how long it has for an answer.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// When a connection has to be opened anew, so that forgotten ones give their place back.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(300);
+
+/// What the services answer from.
+#[derive(Clone)]
+pub struct Services {
+    /// The mint, its authorities and its bundle.
+    pub mint: Arc<Mint>,
+    /// Read once per call, at the door.
+    pub clock: Arc<dyn Clock>,
+    /// Where the authorities' keys live.
+    pub key_store: StoreDescription,
+    /// What `SetLogLevel` changes.
+    pub log_levels: Arc<LogLevels>,
+    /// The version of the program.
+    pub version: &'static str,
+}
+
+impl Services {
+    pub(crate) fn router(self) -> Router {
+        let Self { mint, clock, key_store, log_levels, version } = self;
+        let svids = SvidServer::new(Svids::new(mint.clone(), clock));
+        let bundles = BundleServer::new(Bundles::new(mint.clone()));
+        let debug = DebugServer::new(Debug::new(mint.clone()));
+        let logger = LoggerServer::new(Logger::new(log_levels));
+        let health = HealthServer::new(Health::new(mint.clone()));
+        let admin = AdminServer::new(Admin::new(mint, key_store, version));
+        Server::builder()
+            .timeout(LONGEST_CALL)
+            .concurrency_limit_per_connection(MOST_CALLS as usize)
+            .max_concurrent_streams(MOST_CALLS)
+            .http2_max_header_list_size(LARGEST_HEADERS)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .max_connection_age(LONGEST_CONNECTION)
+            .max_connection_age_grace(LONGEST_CALL)
+            .add_service(svids.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(bundles.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(debug.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(logger.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(health.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(admin.max_decoding_message_size(LARGEST_REQUEST))
+    }
+}

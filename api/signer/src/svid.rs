@@ -1,0 +1,157 @@
+//! `spire.api.server.svid.v1.SVID`: minting for whoever may use the admin socket.
+
+use std::sync::Arc;
+
+use ca_core::clock::Clock;
+use ca_core::csr::Csr;
+use ca_core::id::SpiffeId;
+use ca_core::log::Caller;
+use ca_core::mint::Mint;
+use ca_core::policy;
+use mintmark_proto::spire::svid::v1::svid_server::Svid;
+use mintmark_proto::spire::svid::v1::{
+    BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest,
+    BatchNewX509svidResponse, MintJwtsvidRequest, MintJwtsvidResponse, MintWitsvidRequest,
+    MintWitsvidResponse, MintX509svidRequest, MintX509svidResponse, NewDownstreamX509caRequest,
+    NewDownstreamX509caResponse, NewJwtsvidRequest, NewJwtsvidResponse,
+};
+use mintmark_proto::spire::types::{Jwtsvid, Spiffeid, X509svid};
+use tonic::{Request, Response, Status};
+
+use crate::admin_socket::caller;
+use crate::status::{Document, Failure};
+
+pub(crate) struct Svids {
+    mint: Arc<Mint>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Svids {
+    pub(crate) fn new(mint: Arc<Mint>, clock: Arc<dyn Clock>) -> Self {
+        Self { mint, clock }
+    }
+
+    async fn x509(
+        &self,
+        request: MintX509svidRequest,
+        caller: &Caller,
+    ) -> Result<X509svid, Failure> {
+        if request.csr.is_empty() {
+            return Err(Failure::CsrMissing);
+        }
+        let now = self.clock.now();
+        let csr = Csr::parse(&request.csr)?.verify()?;
+        let grant = policy::mint_x509(self.mint.trust_domain(), csr, request.ttl)?;
+        let svid = self
+            .mint
+            .x509(grant, caller.clone(), now)
+            .await
+            .map_err(|error| Failure::Mint(Document::X509Svid, error))?;
+        tracing::info!(
+            %caller, id = %svid.id, serial = %svid.serial, expires_at = %svid.expires_at,
+            "X509-SVID minted"
+        );
+        Ok(X509svid {
+            id: Some(message(&svid.id)),
+            cert_chain: svid.chain,
+            expires_at: svid.expires_at.unix(),
+            hint: String::new(),
+        })
+    }
+
+    async fn jwt(&self, request: MintJwtsvidRequest, caller: &Caller) -> Result<Jwtsvid, Failure> {
+        let id = request.id.ok_or(Failure::IdMissing)?;
+        let now = self.clock.now();
+        let id = SpiffeId::from_parts(&id.trust_domain, &id.path).map_err(Failure::Id)?;
+        let grant = policy::mint_jwt(self.mint.trust_domain(), id, request.audience, request.ttl)?;
+        let svid = self
+            .mint
+            .jwt(grant, caller.clone(), now)
+            .await
+            .map_err(|error| Failure::Mint(Document::JwtSvid, error))?;
+        tracing::info!(%caller, id = %svid.id(), expires_at = %svid.expires_at(), "JWT-SVID minted");
+        Ok(Jwtsvid {
+            token: svid.token().to_owned(),
+            id: Some(message(svid.id())),
+            expires_at: svid.expires_at().unix(),
+            issued_at: svid.issued_at().unix(),
+            hint: String::new(),
+        })
+    }
+}
+
+fn message(id: &SpiffeId) -> Spiffeid {
+    Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() }
+}
+
+/// Writes down what was not minted and why, in full; the caller is told what concerns it.
+fn not_minted(document: Document, caller: &Caller, failure: Failure) -> Status {
+    if failure.is_ours() {
+        tracing::error!(%caller, error = %failure, "{document} not minted");
+    } else {
+        tracing::info!(%caller, error = %failure, "{document} refused");
+    }
+    failure.into()
+}
+
+#[tonic::async_trait]
+impl Svid for Svids {
+    async fn mint_x509svid(
+        &self,
+        request: Request<MintX509svidRequest>,
+    ) -> Result<Response<MintX509svidResponse>, Status> {
+        let caller = caller(&request)?;
+        let svid = self
+            .x509(request.into_inner(), &caller)
+            .await
+            .map_err(|failure| not_minted(Document::X509Svid, &caller, failure))?;
+        Ok(Response::new(MintX509svidResponse { svid: Some(svid) }))
+    }
+
+    async fn mint_jwtsvid(
+        &self,
+        request: Request<MintJwtsvidRequest>,
+    ) -> Result<Response<MintJwtsvidResponse>, Status> {
+        let caller = caller(&request)?;
+        let svid = self
+            .jwt(request.into_inner(), &caller)
+            .await
+            .map_err(|failure| not_minted(Document::JwtSvid, &caller, failure))?;
+        Ok(Response::new(MintJwtsvidResponse { svid: Some(svid) }))
+    }
+
+    async fn mint_witsvid(
+        &self,
+        _: Request<MintWitsvidRequest>,
+    ) -> Result<Response<MintWitsvidResponse>, Status> {
+        Err(Failure::NotOffered("MintWITSVID").into())
+    }
+
+    async fn batch_new_x509svid(
+        &self,
+        _: Request<BatchNewX509svidRequest>,
+    ) -> Result<Response<BatchNewX509svidResponse>, Status> {
+        Err(Failure::NotOffered("BatchNewX509SVID").into())
+    }
+
+    async fn new_jwtsvid(
+        &self,
+        _: Request<NewJwtsvidRequest>,
+    ) -> Result<Response<NewJwtsvidResponse>, Status> {
+        Err(Failure::NotOffered("NewJWTSVID").into())
+    }
+
+    async fn batch_new_witsvid(
+        &self,
+        _: Request<BatchNewWitsvidRequest>,
+    ) -> Result<Response<BatchNewWitsvidResponse>, Status> {
+        Err(Failure::NotOffered("BatchNewWITSVID").into())
+    }
+
+    async fn new_downstream_x509ca(
+        &self,
+        _: Request<NewDownstreamX509caRequest>,
+    ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
+        Err(Failure::NotOffered("NewDownstreamX509CA").into())
+    }
+}
