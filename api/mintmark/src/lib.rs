@@ -1,4 +1,16 @@
 //! The one binary of Mintmark as a library, so that tests start what ships: configuration, command
 //! line, wiring.
 
+pub mod certificate;
+pub mod cli;
+pub mod client;
+pub mod command;
 pub mod config;
+pub mod delivery;
+pub mod exit;
+pub mod inspection;
+pub mod output;
+pub mod pem;
+pub mod workload;
+
+pub use command::run;

@@ -1,2 +1,21 @@
-//! The `mintmark` binary.
-fn main() {}
+//! The `mintmark` binary: arguments in, exit code out.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use ca_core::clock::SystemClock;
+use clap::Parser as _;
+use mintmark::cli::Cli;
+
+fn main() -> ExitCode {
+    // A wrong command line ends here, with exit code 2.
+    let cli = Cli::parse();
+    match mintmark::run(cli, &SystemClock, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to be told that standard error is closed.
+            let _ = writeln!(io::stderr(), "mintmark: {failure}");
+            failure.exit_code()
+        }
+    }
+}

@@ -53,13 +53,13 @@ fn a_minimal_file_has_every_default() {
     let settings = parse(MINIMAL).unwrap();
     assert_eq!(settings.trust_domain.name(), "example.org");
     assert_eq!(settings.admin.socket, Path::new("/run/mintmark/admin.sock"));
-    assert_eq!(settings.issuing.keys, "main");
-    assert_eq!(settings.issuing.ca_key_type, KeyType::EcP256);
-    assert_eq!(settings.issuing.default_x509_svid_ttl, Duration::from_secs(3_600));
-    assert_eq!(settings.issuing.default_jwt_svid_ttl, Duration::from_secs(300));
-    assert_eq!(settings.issuing.ca_ttl, Duration::from_secs(365 * 86_400));
-    assert_eq!(settings.issuing.backdate, Duration::from_secs(10));
-    assert_eq!(settings.issuing.refresh_hint, Duration::from_secs(300));
+    assert_eq!(settings.authority_keys, "main");
+    assert_eq!(settings.authorities.ca_key_type, KeyType::EcP256);
+    assert_eq!(settings.authorities.lifetimes.default_ttl, Duration::from_secs(3_600));
+    assert_eq!(settings.authorities.tokens.default_ttl, Duration::from_secs(300));
+    assert_eq!(settings.authorities.ca_ttl, Duration::from_secs(365 * 86_400));
+    assert_eq!(settings.authorities.lifetimes.backdate, Duration::from_secs(10));
+    assert_eq!(settings.authorities.refresh_hint, Duration::from_secs(300));
 }
 
 #[test]
@@ -206,8 +206,8 @@ fn a_socket_path_that_the_system_cannot_bind_is_refused() {
 #[test]
 fn a_key_type_that_signs_no_tokens_is_refused_for_tokens_only() {
     let settings = parse(&format!("{MINIMAL}[issuing]\nca_key_type = \"ed25519\"\n")).unwrap();
-    assert_eq!(settings.issuing.ca_key_type, KeyType::Ed25519);
-    assert_eq!(settings.issuing.jwt_key_type, KeyType::EcP256);
+    assert_eq!(settings.authorities.ca_key_type, KeyType::Ed25519);
+    assert_eq!(settings.authorities.jwt_key_type, KeyType::EcP256);
     let found = fault_of("[issuing]\njwt_key_type = \"ed25519\"\n");
     assert!(found.starts_with("2:16: a key of type ed25519 cannot sign JWT-SVIDs"), "{found}");
     let found = fault_of("[issuing]\nca_key_type = \"p256\"\n");
@@ -217,8 +217,14 @@ fn a_key_type_that_signs_no_tokens_is_refused_for_tokens_only() {
 #[test]
 fn a_subject_that_no_certificate_can_carry_is_refused() {
     for (line, problem) in [
-        ("country = [\"Germany\"]", "country \"Germany\" is no code"),
-        ("common_name = \"\"", "\"\" cannot stand in a subject"),
+        (
+            "country = [\"Germany\"]",
+            "ca_subject cannot stand in a certificate: name has 7 characters in",
+        ),
+        (
+            "common_name = \"\"",
+            "ca_subject cannot stand in a certificate: name has 0 characters in",
+        ),
         ("country = []", "ca_subject is empty"),
     ] {
         let found = fault_of(&format!("[issuing.ca_subject]\n{line}\n"));
@@ -269,7 +275,7 @@ fn the_annotated_sample_is_a_configuration() {
     let settings = parse(&sample()).unwrap();
     assert_eq!(settings.keys.len(), 2);
     let all_on = parse(&sample_all_on()).unwrap();
-    assert!(all_on.admin.group.is_some() && all_on.issuing.jwt_issuer.is_some());
+    assert!(all_on.admin.group.is_some() && all_on.authorities.tokens.issuer.is_some());
 }
 
 #[test]
@@ -277,10 +283,9 @@ fn the_annotated_sample_shows_the_defaults() {
     let shown = parse(&sample()).unwrap();
     let bare = parse(MINIMAL).unwrap();
     assert_eq!((shown.logging, &shown.admin), (bare.logging, &bare.admin));
-    let mut issuing = bare.issuing;
-    issuing.keys.clone_from(&shown.issuing.keys);
-    issuing.ca_subject.clone_from(&shown.issuing.ca_subject);
-    assert_eq!(shown.issuing, issuing);
+    let mut authorities = bare.authorities;
+    authorities.ca_subject = shown.authorities.ca_subject.clone();
+    assert_eq!(format!("{:?}", shown.authorities), format!("{authorities:?}"));
     let unsaid =
         sample().replace("\nsessions =", "\n#sessions =").replace("\nqueue =", "\n#queue =");
     assert_eq!(parse(&unsaid).unwrap().keys, shown.keys);

@@ -5,8 +5,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ca_core::authority::{AuthoritySettings, CaSubject};
 use ca_core::id::TrustDomain;
+use ca_core::issuer::Lifetimes;
 use ca_core::key::KeyType;
+use ca_core::name::{Attribute, Name};
+use ca_core::token::TokenSettings;
 use toml::Spanned;
 
 use super::Period;
@@ -21,7 +25,7 @@ pub const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Everything that `mintmark server` needs to know, checked. Paths are absolute; whether anything is at
 /// them is not known here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The trust domain that the server speaks for.
     pub trust_domain: TrustDomain,
@@ -33,8 +37,10 @@ pub struct Settings {
     pub keys: BTreeMap<String, KeySettings>,
     /// The folder of the embedded store.
     pub store_dir: PathBuf,
-    /// What is issued, and with which of the key stores.
-    pub issuing: Issuing,
+    /// Which of [`keys`](Self::keys) holds the authorities' keys; the name is there.
+    pub authority_keys: String,
+    /// What the authorities are like and what they issue.
+    pub authorities: AuthoritySettings,
 }
 
 /// What and how to log.
@@ -90,44 +96,6 @@ pub struct Pkcs11Settings {
     pub queue: u32,
 }
 
-/// What the authority issues.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Issuing {
-    /// Which of [`Settings::keys`] holds the authority's keys; the name is there.
-    pub keys: String,
-    /// Kind of a new X.509 authority's key.
-    pub ca_key_type: KeyType,
-    /// Kind of a new JWT authority's key; one that JWT-SVID §3 knows.
-    pub jwt_key_type: KeyType,
-    /// Life of a new authority; longer than the lives of what it signs.
-    pub ca_ttl: Duration,
-    /// Life of an X.509-SVID when the request does not say.
-    pub default_x509_svid_ttl: Duration,
-    /// Life of a JWT-SVID when the request does not say.
-    pub default_jwt_svid_ttl: Duration,
-    /// `iss` of JWT-SVIDs.
-    pub jwt_issuer: Option<String>,
-    /// Whether JWT-SVIDs carry a `jti`.
-    pub jti: bool,
-    /// Taken off the start of every certificate; at most an hour.
-    pub backdate: Duration,
-    /// How often holders of the bundle are asked to fetch it anew; zero gives no hint.
-    pub refresh_hint: Duration,
-    /// Subject of a new X.509 authority.
-    pub ca_subject: Subject,
-}
-
-/// The subject of a new X.509 authority; never empty (RFC 5280 §4.1.2.6).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Subject {
-    /// `C`, two letters each.
-    pub country: Vec<String>,
-    /// `O`
-    pub organization: Vec<String>,
-    /// `CN`
-    pub common_name: Option<String>,
-}
-
 impl Settings {
     /// Where the admin socket is when nobody says otherwise.
     pub const DEFAULT_SOCKET: &str = "/run/mintmark/admin.sock";
@@ -136,10 +104,8 @@ impl Settings {
     pub(super) fn new(file: File, base: &Path) -> Result<Self, Vec<Misfit>> {
         let mut check = Check { base, misfits: Vec::new() };
         let trust_domain = file.trust_domain.name;
-        let issuing = Issuing {
-            keys: check.chosen_keys(&file.keys, file.issuing.keys.as_ref()),
-            ..check.issuing(file.issuing, &trust_domain)
-        };
+        let authority_keys = check.chosen_keys(&file.keys, file.issuing.keys.as_ref());
+        let authorities = check.issuing(file.issuing, &trust_domain);
         let admin = check.admin(file.server.admin);
         let keys = file
             .keys
@@ -152,8 +118,32 @@ impl Settings {
             format: file.server.log_format.unwrap_or_default(),
         };
         let store_dir = base.join(file.store.dir);
-        let settings = Self { trust_domain, logging, admin, keys, store_dir, issuing };
+        let settings =
+            Self { trust_domain, logging, admin, keys, store_dir, authority_keys, authorities };
         if check.misfits.is_empty() { Ok(settings) } else { Err(check.misfits) }
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Authorities of which nobody has said anything but their trust domain.
+#[must_use]
+pub fn default_authorities(trust_domain: TrustDomain) -> AuthoritySettings {
+    // RFC 5280 appendix A.1: ub-common-name is 64 characters.
+    let common_name = trust_domain.name().chars().take(64).collect();
+    AuthoritySettings {
+        trust_domain,
+        ca_key_type: KeyType::EcP256,
+        jwt_key_type: KeyType::EcP256,
+        ca_ttl: 365 * 24 * HOUR,
+        ca_subject: CaSubject {
+            country: Vec::new(),
+            organization: vec!["Mintmark".to_owned()],
+            common_name: Some(common_name),
+        },
+        lifetimes: Lifetimes::default(),
+        tokens: TokenSettings::default(),
+        refresh_hint: 5 * HOUR / 60,
     }
 }
 
@@ -313,39 +303,49 @@ impl Check<'_> {
     }
 
     /// Everything of `[issuing]` but the choice of the key store.
-    fn issuing(&mut self, section: IssuingSection, trust_domain: &TrustDomain) -> Issuing {
-        const HOUR: Duration = Duration::from_secs(3_600);
-        let ca_ttl = self.period("ca_ttl", section.ca_ttl, 365 * 24 * HOUR, Duration::MAX);
-        let ca_key_type = section.ca_key_type.unwrap_or(KeyType::EcP256);
+    fn issuing(
+        &mut self,
+        section: IssuingSection,
+        trust_domain: &TrustDomain,
+    ) -> AuthoritySettings {
+        let default = default_authorities(trust_domain.clone());
+        let ca_ttl = self.period("ca_ttl", section.ca_ttl, default.ca_ttl, Duration::MAX);
+        let ca_key_type = section.ca_key_type.unwrap_or(default.ca_key_type);
         let signs_tokens = ca_key_type.signature_algorithm().jws().is_some();
-        let jwt_fallback = if signs_tokens { ca_key_type } else { KeyType::EcP256 };
-        Issuing {
-            keys: String::new(),
+        let jwt_fallback = if signs_tokens { ca_key_type } else { default.jwt_key_type };
+        let lifetimes = Lifetimes {
+            default_ttl: self.period(
+                "default_x509_svid_ttl",
+                section.default_x509_svid_ttl,
+                default.lifetimes.default_ttl,
+                ca_ttl,
+            ),
+            backdate: self.span("backdate", section.backdate, default.lifetimes.backdate, HOUR),
+        };
+        let tokens = TokenSettings {
+            default_ttl: self.period(
+                "default_jwt_svid_ttl",
+                section.default_jwt_svid_ttl,
+                default.tokens.default_ttl,
+                ca_ttl,
+            ),
+            issuer: self.issuer(section.jwt_issuer),
+            token_id: section.jti.unwrap_or_default(),
+        };
+        AuthoritySettings {
             ca_key_type,
             jwt_key_type: section.jwt_key_type.unwrap_or(jwt_fallback),
             ca_ttl,
-            default_x509_svid_ttl: self.period(
-                "default_x509_svid_ttl",
-                section.default_x509_svid_ttl,
-                HOUR,
-                ca_ttl,
-            ),
-            default_jwt_svid_ttl: self.period(
-                "default_jwt_svid_ttl",
-                section.default_jwt_svid_ttl,
-                5 * HOUR / 60,
-                ca_ttl,
-            ),
-            jwt_issuer: self.issuer(section.jwt_issuer),
-            jti: section.jti.unwrap_or(false),
-            backdate: self.span("backdate", section.backdate, HOUR / 360, HOUR),
+            ca_subject: self.subject(section.ca_subject, default.ca_subject),
+            lifetimes,
+            tokens,
             refresh_hint: self.span(
                 "refresh_hint",
                 section.refresh_hint,
-                HOUR / 12,
-                24 * 365 * HOUR,
+                default.refresh_hint,
+                365 * 24 * HOUR,
             ),
-            ca_subject: self.subject(section.ca_subject, trust_domain),
+            ..default
         }
     }
 
@@ -400,48 +400,22 @@ impl Check<'_> {
     fn subject(
         &mut self,
         written: Option<Spanned<SubjectSection>>,
-        trust_domain: &TrustDomain,
-    ) -> Subject {
-        let Some(written) = written else { return Subject::of(trust_domain) };
+        default: CaSubject,
+    ) -> CaSubject {
+        let Some(written) = written else { return default };
         let span = written.span();
         let SubjectSection { country, organization, common_name } = written.into_inner();
-        if let Some(wrong) = country
-            .iter()
-            .find(|code| code.len() != 2 || !code.bytes().all(|b| b.is_ascii_uppercase()))
-        {
-            self.refuse(
-                span.clone(),
-                format!("country {wrong:?} is no code of two capital letters such as \"DE\""),
-            );
-        }
-        // RFC 5280 appendix A.1: ub-organization-name and ub-common-name are 64 characters.
-        if let Some(wrong) = organization
-            .iter()
-            .chain(&common_name)
-            .find(|name| name.is_empty() || name.chars().count() > 64)
-        {
-            self.refuse(
-                span.clone(),
-                format!("{wrong:?} cannot stand in a subject: it must have 1 to 64 characters"),
-            );
-        }
-        if country.is_empty() && organization.is_empty() && common_name.is_none() {
+        let parts: Vec<(Attribute, &str)> = [
+            country.iter().map(|value| (Attribute::Country, value.as_str())).collect::<Vec<_>>(),
+            organization.iter().map(|value| (Attribute::Organization, value.as_str())).collect(),
+            common_name.iter().map(|value| (Attribute::CommonName, value.as_str())).collect(),
+        ]
+        .concat();
+        if parts.is_empty() {
             self.refuse(span, "ca_subject is empty; give a common_name or leave the section out");
+        } else if let Err(error) = Name::from_attributes(&parts) {
+            self.refuse(span, format!("ca_subject cannot stand in a certificate: {error}"));
         }
-        Subject { country, organization, common_name }
-    }
-}
-
-impl Subject {
-    /// What an authority is called when nobody says otherwise.
-    #[must_use]
-    pub fn of(trust_domain: &TrustDomain) -> Self {
-        // RFC 5280 appendix A.1: ub-common-name.
-        let common_name: String = trust_domain.name().chars().take(64).collect();
-        Self {
-            country: Vec::new(),
-            organization: vec!["Mintmark".to_owned()],
-            common_name: Some(common_name),
-        }
+        CaSubject { country, organization, common_name }
     }
 }

@@ -1,0 +1,76 @@
+//! The commands, one module each: arguments become work, results become output.
+
+mod bundle;
+mod check;
+mod jwt;
+mod x509;
+
+use std::io::Write;
+use std::path::Path;
+
+use ca_core::clock::Clock;
+use serde::Serialize;
+
+use crate::cli::{self, Cli, Command, Shown};
+use crate::client::AdminClient;
+use crate::exit::Failure;
+use crate::output::Screen;
+
+/// Does what the command line says and writes the result to `out`.
+pub fn run(cli: Cli, clock: &dyn Clock, out: &mut dyn Write) -> Result<(), Failure> {
+    let socket = cli.socket.as_path();
+    match cli.command {
+        Command::Check(arguments) => {
+            let mut screen = Screen::new(out, arguments.shown.output);
+            check::check(&arguments.configuration.config, &mut screen)
+        }
+        Command::X509(cli::X509::Mint(arguments)) => {
+            let mut screen = Screen::new(out, arguments.shown.output);
+            wait(x509::mint(arguments, socket, clock, &mut screen))
+        }
+        Command::X509(cli::X509::Show(arguments)) => {
+            let mut screen = Screen::new(out, arguments.shown.output);
+            x509::show(&arguments.file, clock, &mut screen)
+        }
+        Command::Jwt(cli::Jwt::Mint(arguments)) => {
+            let mut screen = Screen::new(out, arguments.shown.output);
+            wait(jwt::mint(arguments, socket, &mut screen))
+        }
+        Command::Bundle(cli::Bundle::Show(arguments)) => {
+            let mut screen = Screen::new(out, arguments.shown.output);
+            wait(bundle::show(&arguments, socket, &mut screen))
+        }
+        Command::Healthcheck(shown) => wait(healthcheck(socket, shown, out)),
+        Command::Version(shown) => version(shown, out),
+    }
+}
+
+/// Runs a client command; one thread is plenty for one call.
+fn wait<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?
+        .block_on(work)
+}
+
+async fn healthcheck(socket: &Path, shown: Shown, out: &mut dyn Write) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Health<'a> {
+        healthy: bool,
+        socket: &'a Path,
+    }
+    AdminClient::connect(socket).await?.check_health().await?;
+    let rows = vec![("Server", "healthy".to_owned()), ("Socket", socket.display().to_string())];
+    Screen::new(out, shown.output).show(&Health { healthy: true, socket }, rows)
+}
+
+fn version(shown: Shown, out: &mut dyn Write) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Version {
+        version: &'static str,
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let rows = vec![("mintmark", version.to_owned())];
+    Screen::new(out, shown.output).show(&Version { version }, rows)
+}
