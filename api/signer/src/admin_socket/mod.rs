@@ -111,8 +111,7 @@ impl AdminSocket {
         // Two servers that start at once must not both take the socket for a dead one's.
         let claim = directory.claim()?;
         remove_stale(path)?;
-        let listener = listen_at(path)?;
-        let file = SocketFile::of(path)?;
+        let (listener, file) = listen_at(path)?;
         if let Some(group) = group {
             chown(path, None, Some(group.gid())).map_err(system(path, "give it to the group"))?;
             chmod(path, Mode::from_raw_mode(0o660)).map_err(system(path, "set its mode"))?;
@@ -187,14 +186,17 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-fn listen_at(path: &Path) -> Result<UnixListener, SocketError> {
+fn listen_at(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+    let mode = Mode::from_raw_mode(0o600);
     let (socket, address) = new_socket(path)?;
     // Linux makes the file with the mode of the socket: at no time may others connect.
-    fchmod(&socket, Mode::from_raw_mode(0o600)).map_err(system(path, "set its mode"))?;
+    fchmod(&socket, mode).map_err(system(path, "set its mode"))?;
     bind(&socket, &address).map_err(system(path, "bind it"))?;
-    chmod(path, Mode::from_raw_mode(0o600)).map_err(system(path, "set its mode"))?;
+    let file = SocketFile::of(path)?;
+    // The umask may have taken more away.
+    chmod(path, mode).map_err(system(path, "set its mode"))?;
     listen(&socket, BACKLOG).map_err(system(path, "listen"))?;
-    Ok(UnixListener::from(socket))
+    Ok((UnixListener::from(socket), file))
 }
 
 fn new_socket(path: &Path) -> Result<(std::os::fd::OwnedFd, SocketAddrUnix), SocketError> {
