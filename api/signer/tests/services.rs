@@ -396,6 +396,20 @@ async fn the_socket_is_gone_when_the_server_has_stopped() {
 }
 
 #[tokio::test]
+async fn connections_are_bounded_and_silent_ones_give_their_place_back() {
+    let server = TestServer::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(tokio::net::UnixStream::connect(&server.path).await.unwrap());
+    }
+    let one_more = mint_jwt(&server, id("/a"), &["x"]);
+    tokio::time::timeout(Duration::from_millis(300), one_more).await.unwrap_err();
+    tokio::time::pause();
+    let later = mint_jwt(&server, id("/a"), &["x"]);
+    tokio::time::timeout(Duration::from_secs(600), later).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_never_speaks_does_not_hold_up_a_stop() {
     let server = TestServer::start().await;
     let _silent = tokio::net::UnixStream::connect(&server.path).await.unwrap();
