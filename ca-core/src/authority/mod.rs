@@ -311,12 +311,15 @@ impl Founder<'_> {
         })?;
         let key = match self.keys.find(&name).await? {
             Some(key) => key,
-            None => self.keys.create(&name, key_type).await?,
+            None => match self.keys.create(&name, key_type).await {
+                // Another process was faster by a moment: the next round finds its key.
+                Err(KeyError::Exists(_)) => return Ok(()),
+                created => created?,
+            },
         };
         self.probe(&name, &*key).await?;
         let not_after = self.now.plus(self.settings.ca_ttl);
-        let (bundle, bundle_check) = self.bundle().await?;
-        let mut bundle = bundle;
+        let (mut bundle, bundle_check) = self.bundle().await?;
         let (id, certificate) = match kind {
             Kind::X509 => {
                 let certificate = self.certify(&*key, not_after).await?;

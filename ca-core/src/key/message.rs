@@ -56,6 +56,12 @@ impl ToBeSigned {
         Self { purpose: Purpose::Probe, message: [PROBE_PREFIX, &nonce].concat().into() }
     }
 
+    /// Bytes of any length, for the suite that every key must pass.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn of_any_bytes(message: Vec<u8>) -> Self {
+        Self { purpose: Purpose::Probe, message: message.into() }
+    }
+
     /// Why it is to be signed.
     #[must_use]
     pub fn purpose(&self) -> Purpose {

@@ -1,0 +1,415 @@
+//! Authorities and minting as a whole, judged by readers that know nothing of ours.
+
+#![expect(clippy::unwrap_used, reason = "tests state their expectations by unwrapping")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ca_core::authority::{self, Authorities, AuthorityError, AuthoritySettings, CaSubject};
+use ca_core::bundle::Surface;
+use ca_core::clock::Timestamp;
+use ca_core::csr::{Csr, VerifiedCsr};
+use ca_core::id::{SpiffeId, TrustDomain};
+use ca_core::issuer::{IssueError, Lifetimes};
+use ca_core::key::{KeyName, KeyStore, KeyType, Signature, SignatureAlgorithm};
+use ca_core::log::{Caller, Document, IssuanceLog, IssuanceRecord, LogError};
+use ca_core::mint::{Mint, MintError};
+use ca_core::policy::{self, Refusal};
+use ca_core::serial::RandomSerials;
+use ca_core::store::Embedded;
+use ca_core::token::TokenSettings;
+use der::{Decode as _, Encode as _};
+use keymanager::SoftwareStore;
+use rcgen::{CertificateParams, KeyPair, SanType};
+use x509_cert::Certificate;
+
+const NOW: Timestamp = Timestamp::EPOCH;
+const CALLER: Caller = Caller::Local { uid: 7, pid: Some(8) };
+
+fn now() -> Timestamp {
+    NOW.plus(Duration::from_secs(1_800_000_000))
+}
+
+fn settings(ca_key_type: KeyType) -> AuthoritySettings {
+    AuthoritySettings {
+        trust_domain: TrustDomain::parse("example.test").unwrap(),
+        ca_key_type,
+        jwt_key_type: if ca_key_type == KeyType::Ed25519 { KeyType::EcP256 } else { ca_key_type },
+        ca_ttl: Duration::from_secs(86_400),
+        ca_subject: CaSubject {
+            country: vec!["CH".to_owned()],
+            organization: vec!["Example".to_owned()],
+            common_name: Some("Example Root".to_owned()),
+        },
+        lifetimes: Lifetimes::default(),
+        tokens: TokenSettings {
+            issuer: Some("https://oidc.example.test".to_owned()),
+            ..TokenSettings::default()
+        },
+        refresh_hint: Duration::from_secs(300),
+    }
+}
+
+/// Keeps every record, or refuses each.
+#[derive(Default)]
+struct Kept {
+    records: Mutex<Vec<IssuanceRecord>>,
+    broken: bool,
+}
+
+#[async_trait]
+impl IssuanceLog for Kept {
+    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
+        if self.broken {
+            return Err(LogError("disk is gone".to_owned()));
+        }
+        self.records.lock().unwrap().push(record);
+        Ok(())
+    }
+}
+
+struct World {
+    store: Embedded,
+    keys: SoftwareStore,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            store: Embedded::open(directory.path()).unwrap(),
+            keys: SoftwareStore::in_memory("example.test"),
+            _directory: directory,
+        }
+    }
+
+    async fn start(
+        &self,
+        settings: &AuthoritySettings,
+        now: Timestamp,
+    ) -> Result<Authorities, AuthorityError> {
+        authority::establish(settings, &self.store, &self.keys, &RandomSerials::new(), now).await
+    }
+}
+
+async fn mint(key_type: KeyType) -> (Mint, Arc<Kept>) {
+    let authorities = World::new().start(&settings(key_type), now()).await.unwrap();
+    let log = Arc::new(Kept::default());
+    (Mint::new(authorities, Box::new(RandomSerials::new()), log.clone()), log)
+}
+
+fn csr(names: Vec<SanType>) -> VerifiedCsr {
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.subject_alt_names = names;
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let request = parameters.serialize_request(&key).unwrap();
+    Csr::parse(request.der()).unwrap().verify().unwrap()
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+fn dns(text: &str) -> SanType {
+    SanType::DnsName(text.try_into().unwrap())
+}
+
+/// `rustls-webpki` as the stranger: the chain must verify to the bundle for both usages.
+fn stranger_accepts(mint: &Mint, chain: &[bytes::Bytes], at: Timestamp) {
+    let roots: Vec<_> = mint
+        .bundle()
+        .x509_authorities
+        .iter()
+        .map(|root| rustls_pki_types::CertificateDer::from(root.certificate.der().to_vec()))
+        .collect();
+    let anchors: Vec<_> =
+        roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap()).collect();
+    let leaf = rustls_pki_types::CertificateDer::from(chain[0].to_vec());
+    let leaf = webpki::EndEntityCert::try_from(&leaf).unwrap();
+    let time = Duration::from_secs(u64::try_from(at.unix()).unwrap());
+    for usage in [webpki::KeyUsage::client_auth(), webpki::KeyUsage::server_auth()] {
+        leaf.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &[],
+            rustls_pki_types::UnixTime::since_unix_epoch(time),
+            usage,
+            None,
+            None,
+        )
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_leaf_verifies_by_a_stranger_under_an_authority_of_every_kind() {
+    for key_type in KeyType::ALL.into_iter().filter(|kind| {
+        SoftwareStore::in_memory("example.test").description().key_types.contains(kind)
+    }) {
+        let (mint, _) = mint(key_type).await;
+        let grant = policy::mint_x509(
+            mint.trust_domain(),
+            csr(vec![uri("spiffe://example.test/web"), dns("web.example.test")]),
+            600,
+        )
+        .unwrap();
+        let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+        assert_eq!(svid.chain.len(), 1, "a self-signed root is never part of the chain");
+        stranger_accepts(&mint, &svid.chain, now());
+        assert_eq!(svid.expires_at, now().plus(Duration::from_secs(600)));
+    }
+}
+
+#[tokio::test]
+async fn a_csr_that_asks_for_a_ca_gets_a_plain_leaf() {
+    let (mint, _) = mint(KeyType::EcP256).await;
+    let request = csr(vec![uri("spiffe://example.test/web")]);
+    assert!(request.requested.ca);
+    let grant = policy::mint_x509(mint.trust_domain(), request, 0).unwrap();
+    let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+    let leaf = Certificate::from_der(&svid.chain[0]).unwrap();
+    let extensions = leaf.tbs_certificate().extensions().unwrap();
+    let constraints = extensions.iter().find(|e| e.extn_id.to_string() == "2.5.29.19").unwrap();
+    assert_eq!((constraints.critical, constraints.extn_value.as_bytes()), (true, &[0x30, 0][..]));
+    let usage = extensions.iter().find(|e| e.extn_id.to_string() == "2.5.29.15").unwrap();
+    assert_eq!((usage.critical, usage.extn_value.as_bytes()), (true, &[3, 2, 7, 0x80][..]));
+}
+
+#[tokio::test]
+async fn what_is_released_is_in_the_log() {
+    let (mint, log) = mint(KeyType::EcP256).await;
+    let request = csr(vec![uri("spiffe://example.test/web")]);
+    let grant = policy::mint_x509(mint.trust_domain(), request, 0).unwrap();
+    let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+    let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
+    let audience = vec!["a".to_owned(), String::new(), "b".to_owned()];
+    let grant = policy::mint_jwt(mint.trust_domain(), id, audience, 60).unwrap();
+    let token = mint.jwt(grant, CALLER, now()).await.unwrap();
+
+    let records = log.records.lock().unwrap();
+    let Document::X509 { serial, .. } = records[0].document else { panic!("a certificate first") };
+    let leaf = Certificate::from_der(&svid.chain[0]).unwrap();
+    assert_eq!(leaf.tbs_certificate().serial_number().as_bytes(), serial.bytes());
+    let tbs = leaf.tbs_certificate().to_der().unwrap();
+    let sha256 = |bytes: &[u8]| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    assert_eq!(records[0].digest, sha256(&tbs).as_ref());
+    assert_eq!(records[0].caller, CALLER);
+    assert_eq!(records[0].authority, *mint.authorities().x509.authority());
+    assert_eq!(records[1].document, Document::Jwt { audience: "a b".to_owned() });
+    let (input, _) = token.token().rsplit_once('.').unwrap();
+    assert_eq!(records[1].digest, sha256(input.as_bytes()).as_ref());
+    assert!(!format!("{token:?}").contains(token.token()));
+}
+
+#[tokio::test]
+async fn nothing_is_released_that_the_log_refused() {
+    let authorities = World::new().start(&settings(KeyType::EcP256), now()).await.unwrap();
+    let log = Arc::new(Kept { broken: true, ..Kept::default() });
+    let mint = Mint::new(authorities, Box::new(RandomSerials::new()), log);
+    let request = csr(vec![uri("spiffe://example.test/web")]);
+    let grant = policy::mint_x509(mint.trust_domain(), request, 0).unwrap();
+    assert!(matches!(mint.x509(grant, CALLER, now()).await, Err(MintError::Log(_))));
+}
+
+#[tokio::test]
+async fn a_leaf_never_outlives_its_issuer_nor_begins_before_it() {
+    let (mint, _) = mint(KeyType::EcP256).await;
+    let issuer = mint.authorities().x509.certificate().clone();
+    for ttl in [1, 3600, 86_399, 86_400, 86_401, i32::MAX] {
+        let request = csr(vec![uri("spiffe://example.test/web")]);
+        let grant = policy::mint_x509(mint.trust_domain(), request, ttl).unwrap();
+        let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+        let wanted = now().plus(Duration::from_secs(u64::try_from(ttl).unwrap()));
+        assert_eq!(svid.expires_at, wanted.min(issuer.not_after()));
+    }
+    let request = csr(vec![uri("spiffe://example.test/web")]);
+    let grant = policy::mint_x509(mint.trust_domain(), request, 60).unwrap();
+    let outside = mint.x509(grant, CALLER, issuer.not_after()).await;
+    assert!(matches!(outside, Err(MintError::X509(IssueError::OutsideValidity { .. }))));
+}
+
+#[test]
+fn a_request_that_breaks_a_rule_is_refused_by_name() {
+    let trust_domain = TrustDomain::parse("example.test").unwrap();
+    let ask = |names, ttl| policy::mint_x509(&trust_domain, csr(names), ttl).unwrap_err();
+    let good = || uri("spiffe://example.test/web");
+    assert_eq!(ask(vec![], 0), Refusal::UriMissing);
+    let ten = (0..10).map(|n| uri(&format!("spiffe://example.test/{n}"))).collect();
+    assert_eq!(ask(ten, 0), Refusal::UriNotSingle(10));
+    for bad in [
+        "spiffe://example.test",
+        "spiffe://example.test/",
+        "spiffe://example.test:8443/web",
+        "spiffe://example.test/web?x",
+        "spiffe://example.test/%77eb",
+        "spiffe://Example.test/web",
+        "spiffe://example.test/../web",
+        "spiffe://example.test/web/",
+        "spiffe://other.test/web",
+        "spiffe://example.test/spire/server",
+        "spiffe://example.test/spire",
+        "spiffe://example.test/mintmark/signer",
+        "https://example.test/web",
+    ] {
+        assert!(matches!(ask(vec![uri(bad)], 0), Refusal::Uri(_)), "{bad}");
+    }
+    let long = format!("spiffe://example.test/{}", "a".repeat(2049 - 22));
+    assert!(matches!(ask(vec![uri(&long)], 0), Refusal::Uri(_)));
+    assert!(matches!(ask(vec![good(), dns("-a.test")], 0), Refusal::Dns(_)));
+    assert!(matches!(ask(vec![good(), dns("*.a.test"), dns("b.a.test")], 0), Refusal::Dns(_)));
+    assert_eq!(ask(vec![good()], -1), Refusal::Ttl(-1));
+
+    let id = || SpiffeId::parse("spiffe://example.test/web").unwrap();
+    let token = |audience: &[&str]| {
+        let audience = audience.iter().map(|&text| text.to_owned()).collect();
+        policy::mint_jwt(&trust_domain, id(), audience, 0).unwrap_err()
+    };
+    assert_eq!(token(&[]), Refusal::AudienceMissing);
+    assert_eq!(token(&[""]), Refusal::AudienceMissing);
+    assert_eq!(token(&[&"a".repeat(4097)]), Refusal::AudienceTooLong(4097));
+}
+
+#[tokio::test]
+async fn a_token_holds_what_was_granted_and_verifies_with_the_bundle() {
+    for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+        let keys = SoftwareStore::in_memory("example.test");
+        if !keys.description().key_types.contains(&key_type) {
+            continue;
+        }
+        let (mint, _) = mint(key_type).await;
+        let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
+        let audience = vec!["https://\"quoted\"/ä".to_owned()];
+        let grant = policy::mint_jwt(mint.trust_domain(), id, audience.clone(), 60).unwrap();
+        let token = mint.jwt(grant, CALLER, now()).await.unwrap();
+        let parts: Vec<&str> = token.token().split('.').collect();
+        let json = |part: &str| -> serde_json::Value {
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+        };
+        let authority = &mint.bundle().jwt_authorities[0];
+        let algorithm = key_type.signature_algorithm();
+        assert_eq!(
+            json(parts[0]),
+            serde_json::json!({"alg": algorithm.jws().unwrap(), "kid": authority.kid, "typ": "JWT"})
+        );
+        assert_eq!(
+            json(parts[1]),
+            serde_json::json!({
+                "sub": "spiffe://example.test/job", "aud": audience, "iat": now().unix(),
+                "exp": now().unix() + 60, "iss": "https://oidc.example.test",
+            })
+        );
+        let bytes = URL_SAFE_NO_PAD.decode(parts[2]).unwrap();
+        let signature = match algorithm {
+            SignatureAlgorithm::RsaPkcs1Sha256 => Signature::from_rsa(&bytes),
+            _ => Signature::from_ecdsa_fixed(algorithm, &bytes),
+        }
+        .unwrap();
+        let (input, _) = token.token().rsplit_once('.').unwrap();
+        assert!(authority.key.verifies(input.as_bytes(), &signature));
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_authority_kid_and_sequence() {
+    let world = World::new();
+    let first = world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+    assert_eq!(first.bundle.sequence, 2, "one change for each authority");
+    let later = now().plus(Duration::from_secs(3600));
+    let second = world.start(&settings(KeyType::EcP256), later).await.unwrap();
+    assert_eq!(first.x509.certificate(), second.x509.certificate());
+    assert_eq!(first.jwt.kid(), second.jwt.kid());
+    assert_eq!(first.bundle, second.bundle);
+    assert_eq!(world.keys.list().await.unwrap().len(), 2);
+
+    let changed =
+        AuthoritySettings { refresh_hint: Duration::from_secs(60), ..settings(KeyType::EcP256) };
+    let third = world.start(&changed, later).await.unwrap();
+    assert_eq!((third.bundle.sequence, third.bundle.refresh_hint.as_secs()), (3, 60));
+}
+
+#[tokio::test]
+async fn an_ended_authority_is_followed_by_a_new_one_and_stays_in_the_bundle() {
+    let world = World::new();
+    let first = world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+    let after = now().plus(Duration::from_secs(86_401));
+    let second = world.start(&settings(KeyType::EcP256), after).await.unwrap();
+    assert_ne!(first.x509.authority(), second.x509.authority());
+    assert_ne!(first.jwt.kid(), second.jwt.kid());
+    assert_eq!(second.bundle.x509_authorities.len(), 2);
+    assert_eq!(second.bundle.sequence, 4);
+    let subjects: Vec<_> = second
+        .bundle
+        .x509_authorities
+        .iter()
+        .map(|root| root.certificate.subject().to_string())
+        .collect();
+    assert_ne!(subjects[0], subjects[1], "no two authorities share a subject");
+}
+
+#[tokio::test]
+async fn two_processes_that_start_together_make_one_authority() {
+    let world = Arc::new(World::new());
+    let starts = (0..6).map(|_| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move { world.start(&settings(KeyType::EcP256), now()).await })
+    });
+    let mut ids = std::collections::BTreeSet::new();
+    for start in starts.collect::<Vec<_>>() {
+        ids.insert(start.await.unwrap().unwrap().x509.authority().to_string());
+    }
+    assert_eq!(ids.len(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_or_changed_key_and_another_trust_domain_stop_the_start() {
+    let world = World::new();
+    world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+    let empty = SoftwareStore::in_memory("example.test");
+    let serials = RandomSerials::new();
+    let configured = settings(KeyType::EcP256);
+    let missing = authority::establish(&configured, &world.store, &empty, &serials, now()).await;
+    let error = missing.unwrap_err();
+    assert!(matches!(error, AuthorityError::KeyMissing { .. }));
+    assert!(error.to_string().contains("mintmark/example.test/x509/1"), "{error}");
+
+    let name = KeyName::parse("mintmark/example.test/x509/1").unwrap();
+    empty.create(&name, KeyType::EcP256).await.unwrap();
+    let changed = authority::establish(&configured, &world.store, &empty, &serials, now()).await;
+    assert!(matches!(changed, Err(AuthorityError::KeyChanged { .. })));
+
+    let other = AuthoritySettings {
+        trust_domain: TrustDomain::parse("other.test").unwrap(),
+        ..settings(KeyType::EcP256)
+    };
+    let moved = world.start(&other, now()).await;
+    assert!(matches!(moved, Err(AuthorityError::OtherTrustDomain { .. })));
+}
+
+#[tokio::test]
+async fn each_surface_of_the_bundle_shows_its_own_keys_only() {
+    let (mint, _) = mint(KeyType::EcP256).await;
+    let read = |surface| -> serde_json::Value {
+        serde_json::from_str(&mint.bundle().jwks(surface)).unwrap()
+    };
+    let document = read(Surface::Spiffe);
+    assert_eq!(document["spiffe_sequence"], 2);
+    assert_eq!(document["spiffe_refresh_hint"], 300);
+    let keys = document["keys"].as_array().unwrap();
+    assert_eq!(keys.len(), 2);
+    let members =
+        |key: &serde_json::Value| key.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys[0]["use"], "x509-svid");
+    assert_eq!(members(&keys[0]), ["crv", "kty", "use", "x", "x5c", "y"]);
+    assert_eq!(keys[0]["x5c"].as_array().unwrap().len(), 1);
+    assert_eq!(keys[1]["use"], "jwt-svid");
+    assert_eq!(members(&keys[1]), ["crv", "kid", "kty", "use", "x", "y"]);
+    let plain = read(Surface::Jwt);
+    assert_eq!(members(&plain), ["keys"]);
+    assert_eq!(members(&plain["keys"][0]), ["crv", "kid", "kty", "x", "y"]);
+}
