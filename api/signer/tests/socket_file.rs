@@ -143,6 +143,15 @@ fn a_directory_that_others_may_write_to_is_refused() {
 }
 
 #[test]
+fn a_file_in_the_place_of_the_directory_is_named() {
+    let place = TempDir::new().unwrap();
+    let file = place.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = AdminSocket::bind(&file.join("admin.sock"), None).unwrap_err();
+    assert!(error.to_string().contains("/file: cannot open the directory"), "{error}");
+}
+
+#[test]
 fn a_directory_is_made_only_where_its_parent_exists() {
     let place = TempDir::new().unwrap();
     let error = AdminSocket::bind(&place.path().join("a/b/admin.sock"), None).unwrap_err();
