@@ -1,7 +1,7 @@
 //! The signing side of the service: the admin socket and what answers on it.
 //!
 //! [`AdminSocket::bind`] takes the socket, [`AdminSocket::serve`] answers on it until it is told to
-//! stop. Each service is a module named after it; [`status`] alone knows gRPC's codes.
+//! stop. Each service is a module named after it; `status` alone knows gRPC's codes.
 
 mod admin;
 pub mod admin_socket;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ca_core::clock::Clock;
+use ca_core::excerpt::Excerpt;
 use ca_core::key::StoreDescription;
 use ca_core::mint::Mint;
 use mintmark_proto::admin::v1::admin_server::AdminServer;
@@ -11,6 +12,10 @@ use mintmark_proto::spire::bundle::v1::bundle_server::BundleServer;
 use mintmark_proto::spire::debug::v1::debug_server::DebugServer;
 use mintmark_proto::spire::logger::v1::logger_server::LoggerServer;
 use mintmark_proto::spire::svid::v1::svid_server::SvidServer;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Response, Uri};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
@@ -21,6 +26,7 @@ use crate::debug::Debug;
 use crate::health::Health;
 use crate::log_levels::LogLevels;
 use crate::logger::Logger;
+use crate::status::Failure;
 use crate::svid::Svids;
 
 /// Largest request in bytes. A CSR ends at 16 KiB, all audiences of a token at 4 KiB.
@@ -29,8 +35,8 @@ const LARGEST_REQUEST: usize = 64 * 1024;
 const LARGEST_HEADERS: u32 = 16 * 1024;
 /// Most calls at once on one connection; further ones wait.
 const MOST_CALLS: u32 = 16;
-/// How long one call may take. A full queue before a slow token answers at once, so only a device that
-/// hangs comes near it.
+/// How long one call may take, from its first byte on. Longer than a mint may take, which ends with a
+/// better text.
 const LONGEST_CALL: Duration = Duration::from_secs(30);
 /// How often a silent client is asked whether it is still there, and how long it has for an answer.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -61,6 +67,12 @@ impl Services {
         let logger = LoggerServer::new(Logger::new(log_levels));
         let health = HealthServer::new(Health::new(mint.clone()));
         let admin = AdminServer::new(Admin::new(mint, key_store, version));
+        let routes = Routes::new(svids.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(bundles.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(debug.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(logger.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(health.max_decoding_message_size(LARGEST_REQUEST))
+            .add_service(admin.max_decoding_message_size(LARGEST_REQUEST));
         Server::builder()
             .timeout(LONGEST_CALL)
             .concurrency_limit_per_connection(MOST_CALLS as usize)
@@ -70,11 +82,11 @@ impl Services {
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_connection_age(LONGEST_CONNECTION)
             .max_connection_age_grace(LONGEST_CALL)
-            .add_service(svids.max_decoding_message_size(LARGEST_REQUEST))
-            .add_service(bundles.max_decoding_message_size(LARGEST_REQUEST))
-            .add_service(debug.max_decoding_message_size(LARGEST_REQUEST))
-            .add_service(logger.max_decoding_message_size(LARGEST_REQUEST))
-            .add_service(health.max_decoding_message_size(LARGEST_REQUEST))
-            .add_service(admin.max_decoding_message_size(LARGEST_REQUEST))
+            .add_routes(Routes::from(routes.into_axum_router().fallback(not_offered)))
     }
+}
+
+/// Answers calls of services that are not there. Clients of SPIRE have commands for several.
+async fn not_offered(uri: Uri) -> Response<Body> {
+    Status::from(Failure::ServiceNotOffered(Excerpt::of(uri.path()))).into_http()
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ca_core::csr::CsrError;
 use ca_core::dns::DnsError;
+use ca_core::excerpt::Excerpt;
 use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
 use ca_core::key::SignError;
@@ -40,6 +41,9 @@ pub(crate) enum Failure {
     /// A granted document was not made.
     #[error("{1}")]
     Mint(Document, MintError),
+    /// A granted document took too long to make.
+    #[error("{document} took longer than {} s", limit.as_secs())]
+    TooSlow { document: Document, limit: Duration },
     /// There are no authorities yet.
     #[error("there is no bundle yet")]
     BundleMissing,
@@ -58,6 +62,9 @@ pub(crate) enum Failure {
     /// A method that exists in the protocol and not here.
     #[error("{0} is not offered")]
     NotOffered(&'static str),
+    /// A service that does not answer here; by its path.
+    #[error("{0} is not offered")]
+    ServiceNotOffered(Excerpt),
     /// The connection carries no caller; only a mistake in our own wiring can do that.
     #[error("the connection names no caller")]
     CallerUnknown,
@@ -83,7 +90,7 @@ impl Failure {
     /// Whether the server is at fault, and not what it was asked for.
     pub(crate) fn is_ours(&self) -> bool {
         match self {
-            Self::Mint(..) | Self::LogLevel(_) | Self::CallerUnknown => true,
+            Self::Mint(..) | Self::TooSlow { .. } | Self::LogLevel(_) | Self::CallerUnknown => true,
             Self::CsrMissing
             | Self::Csr(_)
             | Self::IdMissing
@@ -93,7 +100,8 @@ impl Failure {
             | Self::LogLevelUnspecified
             | Self::LogLevelUnknown
             | Self::HealthOfService
-            | Self::NotOffered(_) => false,
+            | Self::NotOffered(_)
+            | Self::ServiceNotOffered(_) => false,
         }
     }
 }
@@ -118,6 +126,10 @@ impl From<Failure> for Status {
             Failure::Id(reason) => invalid(format!("invalid SPIFFE ID: {reason}")),
             Failure::Refused(refusal) => invalid(refused(&refusal)),
             Failure::Mint(document, error) => not_minted(document, error),
+            Failure::TooSlow { document, limit } => Self::deadline_exceeded(format!(
+                "failed to sign {document}: it took longer than {} s; try again",
+                limit.as_secs()
+            )),
             Failure::BundleMissing => Self::not_found("bundle not found"),
             Failure::LogLevelUnspecified => {
                 invalid("newLevel value cannot be LogLevel_UNSPECIFIED".to_owned())
@@ -127,6 +139,9 @@ impl From<Failure> for Status {
             Failure::HealthOfService => invalid("per-service health is not supported".to_owned()),
             Failure::NotOffered(method) => {
                 Self::unimplemented(format!("{method} is not offered by this server"))
+            }
+            Failure::ServiceNotOffered(path) => {
+                Self::unimplemented(format!("{path} is not offered by this server"))
             }
             Failure::CallerUnknown => Self::internal("caller is unknown; see the server's log"),
         }
@@ -139,7 +154,7 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::UriMissing => format!("CSR URI SAN is required: {refusal}"),
         Refusal::UriNotSingle(_) => format!("only one URI SAN is expected: {refusal}"),
         Refusal::Uri(reason) => format!("CSR URI SAN is invalid: {reason}"),
-        Refusal::Dns(reason @ DnsError::Malformed { .. }) => {
+        Refusal::Dns(reason @ (DnsError::Malformed { .. } | DnsError::TooMany)) => {
             format!("CSR DNS name is invalid: {reason}")
         }
         Refusal::Dns(reason @ DnsError::Overlap { .. }) => {
@@ -200,4 +215,75 @@ fn busy(document: Document, retry_after: Duration) -> Status {
         status.metadata_mut().insert("grpc-retry-pushback-ms", value);
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ca_core::clock::Timestamp;
+    use ca_core::key::SignatureError;
+    use ca_core::log::LogError;
+
+    /// Words that only the log may hold.
+    const DETAIL: &str = "slot 3 of /usr/lib/vendor.so";
+
+    fn status(error: impl Into<MintError>, document: Document) -> Status {
+        Failure::Mint(document, error.into()).into()
+    }
+
+    fn sign_errors() -> [(SignError, Code); 4] {
+        let (key, reason) = ("mintmark/td/x509/1".to_owned(), DETAIL.to_owned());
+        let retry_after = Duration::from_millis(250);
+        let source = SignatureError::Range;
+        [
+            (SignError::Busy { key: key.clone(), retry_after }, Code::Unavailable),
+            (
+                SignError::Unavailable { key: key.clone(), reason: reason.clone() },
+                Code::Unavailable,
+            ),
+            (SignError::Refused { key: key.clone(), reason }, Code::Internal),
+            (SignError::Malformed { key, source }, Code::Internal),
+        ]
+    }
+
+    #[test]
+    fn a_key_that_does_not_sign_is_told_by_code_and_without_its_own_words() {
+        for (error, code) in sign_errors() {
+            for status in [
+                status(IssueError::Sign(error.clone()), Document::X509Svid),
+                status(TokenError::Sign(error.clone()), Document::JwtSvid),
+            ] {
+                assert_eq!(status.code(), code, "{error}");
+                assert!(status.message().starts_with("failed to sign "), "{status}");
+                assert!(!status.message().contains(DETAIL), "{status}");
+                assert!(!status.message().contains("mintmark/td"), "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_busy_key_says_when_to_come_back() {
+        let [(busy, _), ..] = sign_errors();
+        let status = status(IssueError::Sign(busy), Document::X509Svid);
+        assert!(status.message().ends_with("try again in 250 ms"), "{status}");
+        assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "250");
+    }
+
+    #[test]
+    fn an_authority_that_has_ended_is_named() {
+        let authority = "abcd".into();
+        let (not_before, not_after) = (Timestamp::EPOCH, Timestamp::EPOCH);
+        let error =
+            IssueError::OutsideValidity { authority, not_before, not_after, now: Timestamp::MAX };
+        let text = "failed to sign X509-SVID: authority abcd is valid from 1970-01-01T00:00:00Z";
+        let status = status(error, Document::X509Svid);
+        assert_eq!(status.code(), Code::Internal);
+        assert!(status.message().starts_with(text), "{status}");
+    }
+
+    #[test]
+    fn faults_of_ours_are_told_apart_from_bad_requests() {
+        assert!(Failure::Mint(Document::JwtSvid, LogError("full".to_owned()).into()).is_ours());
+        assert!(!Failure::Refused(Refusal::AudienceMissing).is_ours());
+    }
 }

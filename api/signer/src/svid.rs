@@ -1,12 +1,14 @@
 //! `spire.api.server.svid.v1.SVID`: minting for whoever may use the admin socket.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ca_core::clock::Clock;
 use ca_core::csr::Csr;
 use ca_core::id::SpiffeId;
 use ca_core::log::Caller;
-use ca_core::mint::Mint;
+use ca_core::mint::{Mint, MintError};
 use ca_core::policy;
 use mintmark_proto::spire::svid::v1::svid_server::Svid;
 use mintmark_proto::spire::svid::v1::{
@@ -20,6 +22,10 @@ use tonic::{Request, Response, Status};
 
 use crate::admin_socket::caller;
 use crate::status::{Document, Failure};
+
+/// How long signing and logging may take together. A busy key says so at once, so only a device or a
+/// disk that hangs comes near it.
+const LONGEST_MINT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Svids {
     mint: Arc<Mint>,
@@ -42,11 +48,8 @@ impl Svids {
         let now = self.clock.now();
         let csr = Csr::parse(&request.csr)?.verify()?;
         let grant = policy::mint_x509(self.mint.trust_domain(), csr, request.ttl)?;
-        let svid = self
-            .mint
-            .x509(grant, caller.clone(), now)
-            .await
-            .map_err(|error| Failure::Mint(Document::X509Svid, error))?;
+        let minting = self.mint.x509(grant, caller.clone(), now);
+        let svid = bounded(Document::X509Svid, minting).await?;
         tracing::info!(
             %caller, id = %svid.id, serial = %svid.serial, expires_at = %svid.expires_at,
             "X509-SVID minted"
@@ -64,11 +67,8 @@ impl Svids {
         let now = self.clock.now();
         let id = SpiffeId::from_parts(&id.trust_domain, &id.path).map_err(Failure::Id)?;
         let grant = policy::mint_jwt(self.mint.trust_domain(), id, request.audience, request.ttl)?;
-        let svid = self
-            .mint
-            .jwt(grant, caller.clone(), now)
-            .await
-            .map_err(|error| Failure::Mint(Document::JwtSvid, error))?;
+        let minting = self.mint.jwt(grant, caller.clone(), now);
+        let svid = bounded(Document::JwtSvid, minting).await?;
         tracing::info!(%caller, id = %svid.id(), expires_at = %svid.expires_at(), "JWT-SVID minted");
         Ok(Jwtsvid {
             token: svid.token().to_owned(),
@@ -78,6 +78,16 @@ impl Svids {
             hint: String::new(),
         })
     }
+}
+
+async fn bounded<T>(
+    document: Document,
+    minting: impl Future<Output = Result<T, MintError>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(LONGEST_MINT, minting)
+        .await
+        .map_err(|_| Failure::TooSlow { document, limit: LONGEST_MINT })?
+        .map_err(|error| Failure::Mint(document, error))
 }
 
 fn message(id: &SpiffeId) -> Spiffeid {

@@ -1,16 +1,19 @@
 //! The directory of the admin socket. Whoever can write to it can put a socket of their own in place.
 
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, fchmod, fchown, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, fchown, flock};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::group::Group;
 use super::{SocketError, system};
+
+/// Opens nothing but a directory.
+const O_DIRECTORY: i32 = OFlags::DIRECTORY.bits().cast_signed();
 
 /// A directory that has passed its checks.
 #[derive(Debug)]
@@ -33,23 +36,16 @@ impl Directory {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let made = match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(source) => {
-                return Err(SocketError::System { path, action: "create the directory", source });
-            }
-        };
-        let (open, found) = match File::open(&path).and_then(|open| Ok((open.metadata()?, open))) {
-            Ok((found, open)) => (open, found),
-            Err(source) => {
-                return Err(SocketError::System { path, action: "open the directory", source });
-            }
-        };
+        let made = make(&path)?;
+        let open = OpenOptions::new()
+            .read(true)
+            .custom_flags(O_DIRECTORY)
+            .open(&path)
+            .map_err(system(&path, "open the directory"))?;
         let directory = Self { path, open };
         match group {
             Some(group) if made => directory.give_to(group)?,
-            _ => directory.check(&found, group)?,
+            _ => directory.check(group)?,
         }
         Ok(directory)
     }
@@ -70,13 +66,11 @@ impl Directory {
             .map_err(system(&self.path, "set the directory's mode"))
     }
 
-    fn check(&self, found: &Metadata, group: Option<Group>) -> Result<(), SocketError> {
+    fn check(&self, group: Option<Group>) -> Result<(), SocketError> {
+        let found = self.open.metadata().map_err(system(&self.path, "look at the directory"))?;
         let path = self.path.display();
         let unsafe_because =
             |reason: String| Err(SocketError::Directory { directory: self.path.clone(), reason });
-        if !found.is_dir() {
-            return unsafe_because("it is not a directory".to_owned());
-        }
         let us = geteuid().as_raw();
         if found.uid() != us && found.uid() != 0 {
             return unsafe_because(format!(
@@ -93,13 +87,22 @@ impl Directory {
             ));
         }
         match group {
-            Some(group) if !lets_in(found, group) => unsafe_because(format!(
+            Some(group) if !lets_in(&found, group) => unsafe_because(format!(
                 "group {} cannot enter it (mode {:04o}); run chgrp {0} {path} and chmod g+x {path}",
                 group.number(),
                 found.mode() & 0o7777,
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// Makes the directory for this user alone, and says whether it was missing.
+fn make(path: &Path) -> Result<bool, SocketError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(system(path, "create the directory")(error)),
     }
 }
 

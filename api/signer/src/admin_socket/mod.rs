@@ -7,6 +7,7 @@ mod group;
 
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -111,8 +112,7 @@ impl AdminSocket {
         // Two servers that start at once must not both take the socket for a dead one's.
         let claim = directory.claim()?;
         remove_stale(path)?;
-        let listener = listen_at(path)?;
-        let file = SocketFile::of(path)?;
+        let (listener, file) = listen_at(path)?;
         if let Some(group) = group {
             chown(path, None, Some(group.gid())).map_err(system(path, "give it to the group"))?;
             chmod(path, Mode::from_raw_mode(0o660)).map_err(system(path, "set its mode"))?;
@@ -163,16 +163,15 @@ impl AdminSocket {
     }
 }
 
-fn system(path: &Path, action: &'static str) -> impl FnOnce(Errno) -> SocketError {
+fn system<E: Into<io::Error>>(path: &Path, action: &'static str) -> impl FnOnce(E) -> SocketError {
     move |error| SocketError::System { path: path.to_owned(), action, source: error.into() }
 }
 
 /// Removes a socket on which nobody listens; anything else there is an error.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
-    let io = |action| move |source| SocketError::System { path: path.to_owned(), action, source };
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io("look at it")(error)),
+        Err(error) => return Err(system(path, "look at it")(error)),
         Ok(found) if !found.file_type().is_socket() => {
             return Err(SocketError::Occupied(path.to_owned()));
         }
@@ -180,24 +179,27 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
     let (probe, address) = new_socket(path)?;
     match connect(&probe, &address) {
-        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(io("remove it")),
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(system(path, "remove it")),
         // It listens, and its backlog may be full.
         Ok(()) | Err(Errno::AGAIN) => Err(SocketError::InUse(path.to_owned())),
         Err(error) => Err(system(path, "tell whether a server listens there")(error)),
     }
 }
 
-fn listen_at(path: &Path) -> Result<UnixListener, SocketError> {
+fn listen_at(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+    let mode = Mode::from_raw_mode(0o600);
     let (socket, address) = new_socket(path)?;
     // Linux makes the file with the mode of the socket: at no time may others connect.
-    fchmod(&socket, Mode::from_raw_mode(0o600)).map_err(system(path, "set its mode"))?;
+    fchmod(&socket, mode).map_err(system(path, "set its mode"))?;
     bind(&socket, &address).map_err(system(path, "bind it"))?;
-    chmod(path, Mode::from_raw_mode(0o600)).map_err(system(path, "set its mode"))?;
+    let file = SocketFile::of(path)?;
+    // The umask may have taken more away.
+    chmod(path, mode).map_err(system(path, "set its mode"))?;
     listen(&socket, BACKLOG).map_err(system(path, "listen"))?;
-    Ok(UnixListener::from(socket))
+    Ok((UnixListener::from(socket), file))
 }
 
-fn new_socket(path: &Path) -> Result<(std::os::fd::OwnedFd, SocketAddrUnix), SocketError> {
+fn new_socket(path: &Path) -> Result<(OwnedFd, SocketAddrUnix), SocketError> {
     let address = SocketAddrUnix::new(path).map_err(system(path, "use it as an address"))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
@@ -215,11 +217,7 @@ struct SocketFile {
 
 impl SocketFile {
     fn of(path: &Path) -> Result<Self, SocketError> {
-        let found = path.symlink_metadata().map_err(|source| SocketError::System {
-            path: path.to_owned(),
-            action: "look at it",
-            source,
-        })?;
+        let found = path.symlink_metadata().map_err(system(path, "look at it"))?;
         Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
     }
 }

@@ -1,0 +1,166 @@
+//! A server as it ships, on a socket of its own, with keys in memory.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject};
+use ca_core::bundle::Bundle;
+use ca_core::clock::{Clock, SystemClock, Timestamp};
+use ca_core::id::TrustDomain;
+use ca_core::issuer::Lifetimes;
+use ca_core::key::{KeyStore, KeyType};
+use ca_core::log::{IssuanceLog, IssuanceRecord, LogError};
+use ca_core::mint::Mint;
+use ca_core::serial::RandomSerials;
+use ca_core::store::Embedded;
+use ca_core::token::TokenSettings;
+use keymanager::SoftwareStore;
+use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, fmt, reload};
+
+/// The trust domain of every server here.
+pub(crate) const TRUST_DOMAIN: &str = "signer.test";
+
+/// A running server. Its log is the test's: run it on the test's own thread.
+pub(crate) struct TestServer {
+    pub(crate) path: PathBuf,
+    pub(crate) channel: Channel,
+    pub(crate) authorities: Authorities,
+    /// What was issued.
+    pub(crate) issued: Arc<Issued>,
+    /// What was logged, as text.
+    pub(crate) log: Arc<Mutex<Vec<u8>>>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), SocketError>>,
+    _log: DefaultGuard,
+    _directory: TempDir,
+}
+
+impl TestServer {
+    /// Serves a trust domain with fresh authorities.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(authorities().await).await
+    }
+
+    /// Serves the same before it has published anything.
+    pub(crate) async fn start_without_bundle() -> Self {
+        let mut authorities = authorities().await;
+        let trust_domain = authorities.bundle.trust_domain.clone();
+        authorities.bundle = Arc::new(Bundle::empty(trust_domain, Duration::ZERO));
+        Self::start_with(authorities).await
+    }
+
+    async fn start_with(authorities: Authorities) -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let path = directory.path().join("admin.sock");
+        let (filter, handle) = reload::Layer::new(LevelFilter::INFO);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let writer = SharedLog(log.clone());
+        let subscriber = Registry::default()
+            .with(filter)
+            .with(fmt::layer().with_ansi(false).with_writer(move || writer.clone()));
+        let guard = tracing::subscriber::set_default(subscriber);
+
+        let issued = Arc::new(Issued::default());
+        let mint = Mint::new(authorities.clone(), Box::new(RandomSerials::new()), issued.clone());
+        let services = Services {
+            mint: Arc::new(mint),
+            clock: Arc::new(SystemClock),
+            key_store: keys().description().clone(),
+            log_levels: Arc::new(LogLevels::new(LevelFilter::INFO, handle)),
+            version: "1.2.3",
+        };
+        let socket = AdminSocket::bind(&path, None).expect("a free path");
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(socket.serve(services, async { drop(stopped.await) }));
+        let channel = Endpoint::try_from(format!("unix://{}", path.display()))
+            .expect("a path in a URI")
+            .connect_lazy();
+        let (_log, _directory) = (guard, directory);
+        Self { path, channel, authorities, issued, log, stop, serving, _log, _directory }
+    }
+
+    /// What has been logged so far.
+    pub(crate) fn log_text(&self) -> String {
+        String::from_utf8_lossy(&self.log.lock().expect("no test panics while it writes")).into()
+    }
+
+    /// Stops as a signal would, and gives the outcome.
+    pub(crate) async fn stop(self) -> Result<(), SocketError> {
+        drop(self.stop);
+        self.serving.await.expect("the server does not panic")
+    }
+}
+
+fn keys() -> SoftwareStore {
+    SoftwareStore::in_memory(TRUST_DOMAIN)
+}
+
+async fn authorities() -> Authorities {
+    let settings = AuthoritySettings {
+        trust_domain: TrustDomain::parse(TRUST_DOMAIN).expect("a name"),
+        ca_key_type: KeyType::EcP256,
+        jwt_key_type: KeyType::EcP256,
+        ca_ttl: Duration::from_secs(86_400),
+        ca_subject: CaSubject::default(),
+        lifetimes: Lifetimes::default(),
+        tokens: TokenSettings::default(),
+        refresh_hint: Duration::from_secs(300),
+    };
+    let store = Embedded::in_memory().expect("a store in memory");
+    authority::establish(&settings, &store, &keys(), &RandomSerials::new(), now())
+        .await
+        .expect("fresh authorities")
+}
+
+/// The time, as the server reads it.
+pub(crate) fn now() -> Timestamp {
+    SystemClock.now()
+}
+
+/// A log that keeps what it is given, refuses it, or never answers.
+#[derive(Default)]
+pub(crate) struct Issued {
+    pub(crate) records: Mutex<Vec<IssuanceRecord>>,
+    pub(crate) full: AtomicBool,
+    pub(crate) hanging: AtomicBool,
+}
+
+#[async_trait]
+impl IssuanceLog for Issued {
+    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
+        if self.hanging.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        if self.full.load(Ordering::Relaxed) {
+            return Err(LogError("no space left on /dev/secret-disk".to_owned()));
+        }
+        self.records.lock().expect("no test panics while it writes").push(record);
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+struct SharedLog(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for SharedLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no test panics while it writes").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
