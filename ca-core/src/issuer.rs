@@ -179,7 +179,7 @@ impl Issuer {
             issuer: Arc::clone(self),
             tbs: ToBeSigned::certificate(linted),
             serial,
-            key_digest: sha256(key.spki()),
+            key_digest: *key.fingerprint(),
             not_before,
             not_after,
             id: grant.into_id(),

@@ -1,8 +1,6 @@
 //! What a person is told about each bad CSR and id: what is wrong, and what to do where that is not
 //! plain.
 
-#![expect(clippy::unwrap_used, reason = "a test states what it expects by unwrapping")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Software keys, in memory and sealed on disk.
 
+#![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,8 @@
 //! A failure panics with the claim that does not hold. The suite wants a store without keys of the
 //! trust domain, and leaves its keys behind, as nothing in a store is ever destroyed.
 
+#![expect(clippy::unwrap_used, reason = "a suite of tests: the message is the line")]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

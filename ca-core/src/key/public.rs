@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use aws_lc_rs::signature::{
     self as verification, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm,
 };
@@ -92,6 +92,9 @@ impl fmt::Debug for KeyId {
 pub struct PublicKey {
     spki: Bytes,
     kind: KeyKind,
+    /// Both hashes are taken once: the certificate, its check and its log record all need them.
+    key_id: KeyId,
+    fingerprint: [u8; 32],
 }
 
 impl fmt::Debug for PublicKey {
@@ -127,7 +130,15 @@ impl PublicKey {
     /// signature with the key: the verification refuses a point off the curve.
     pub(crate) fn from_spki_unproven(spki: &[u8]) -> Result<Self, PublicKeyError> {
         let kind = kind_of(spki)?;
-        Ok(Self { spki: Bytes::copy_from_slice(spki), kind })
+        let bits = key_bits(spki, kind);
+        let key_id = digest(&SHA1_FOR_LEGACY_USE_ONLY, bits);
+        let fingerprint = digest(&SHA256, spki);
+        Ok(Self {
+            spki: Bytes::copy_from_slice(spki),
+            kind,
+            key_id: KeyId(key_id.as_ref().try_into().expect("SHA-1 has 20 bytes")),
+            fingerprint: fingerprint.as_ref().try_into().expect("SHA-256 has 32 bytes"),
+        })
     }
 
     /// An EC key from its uncompressed point, `04 || x || y`, as a PKCS#11 token gives it.
@@ -143,7 +154,8 @@ impl PublicKey {
     /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5).
     #[must_use]
     pub fn from_ed25519(key: &[u8; 32]) -> Self {
-        Self { spki: [&ED25519_PREFIX[..], key].concat().into(), kind: KeyKind::Ed25519 }
+        Self::from_spki_unproven(&[&ED25519_PREFIX[..], key].concat())
+            .expect("prefix and 32 bytes are an Ed25519 key")
     }
 
     /// An RSA key from modulus and exponent, big-endian.
@@ -173,12 +185,7 @@ impl PublicKey {
     /// bytes of Ed25519.
     #[must_use]
     pub fn key_bits(&self) -> &[u8] {
-        match self.kind {
-            KeyKind::EcP256 => &self.spki[26..],
-            KeyKind::EcP384 => &self.spki[23..],
-            KeyKind::Ed25519 => &self.spki[12..],
-            KeyKind::Rsa { .. } => rsa_bits(&self.spki).expect("read once by from_spki_unproven"),
-        }
+        key_bits(&self.spki, self.kind)
     }
 
     /// Modulus and exponent, big-endian without leading zeros, if this is an RSA key.
@@ -191,8 +198,13 @@ impl PublicKey {
     /// SHA-1 of the key bits (RFC 5280 §4.2.1.2).
     #[must_use]
     pub fn key_id(&self) -> KeyId {
-        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, self.key_bits());
-        KeyId(hash.as_ref().try_into().expect("SHA-1 has 20 bytes"))
+        self.key_id
+    }
+
+    /// SHA-256 of the `SubjectPublicKeyInfo`, by which logs name the key.
+    #[must_use]
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
     }
 
     /// Whether `signature` over `message` is by the private half of this key.
@@ -318,6 +330,16 @@ fn has_small_order(key: &[u8]) -> bool {
     low && first <= 1
         || high && (0xec..=0xee).contains(&first)
         || EIGHTH.iter().any(|y| y[..31] == key[..31] && y[31] == last)
+}
+
+/// The content of the BIT STRING of a `SubjectPublicKeyInfo` whose kind is known.
+fn key_bits(spki: &[u8], kind: KeyKind) -> &[u8] {
+    match kind {
+        KeyKind::EcP256 => &spki[26..],
+        KeyKind::EcP384 => &spki[23..],
+        KeyKind::Ed25519 => &spki[12..],
+        KeyKind::Rsa { .. } => rsa_bits(spki).expect("kind_of has read it"),
+    }
 }
 
 fn rsa_bits(spki: &[u8]) -> Result<&[u8], DerError> {

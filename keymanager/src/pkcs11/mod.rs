@@ -226,7 +226,7 @@ impl Shared {
         work: impl Fn(&Session) -> Result<T, KeyError>,
     ) -> Result<T, KeyError> {
         if let Some(session) = &manager.session {
-            match work(session) {
+            match self.token.check_login(session).and_then(|()| work(session)) {
                 Err(KeyError::Unavailable { .. }) => manager.session = None,
                 result => return result,
             }

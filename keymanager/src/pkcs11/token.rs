@@ -72,12 +72,22 @@ impl Token {
         } else {
             self.context.open_ro_session(self.slot)?
         };
+        self.log_in(&session)?;
+        Ok(session)
+    }
+
+    /// Makes sure that a session that was opened earlier still sees the private keys: a logout by
+    /// anything else in this process hides them, without an error.
+    pub(super) fn check_login(&self, session: &Session) -> Result<(), KeyError> {
+        self.log_in(session).map_err(|fault| fault.key_error(&self.place))
+    }
+
+    fn log_in(&self, session: &Session) -> Result<(), Fault> {
         let logged_in = || {
             let state = session.get_session_info()?.session_state();
             Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
         };
-        self.login.ensure(logged_in, |pin| session.login(UserType::User, Some(pin)))?;
-        Ok(session)
+        self.login.ensure(logged_in, |pin| session.login(UserType::User, Some(pin)))
     }
 
     /// Makes a key pair and checks it as every later look-up will. What fails the check is removed

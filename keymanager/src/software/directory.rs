@@ -6,9 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use ca_core::key::{KeyError, KeyName, KeyType};
-use zeroize::Zeroizing;
 
-use super::seal::{self, LONGEST, SealKey};
+use super::seal::{self, LONGEST, SealKey, Unsealed};
 
 /// Ends the file name of every sealed key.
 const SUFFIX: &str = ".sealed";
@@ -102,11 +101,8 @@ impl SealedDirectory {
             .map_err(|error| self.failed("cannot make the new file permanent", error))
     }
 
-    /// The kind and the PKCS#8 of a key, or `None` if there is no such file.
-    pub(super) fn read(
-        &self,
-        name: &KeyName,
-    ) -> Result<Option<(KeyType, Zeroizing<Vec<u8>>)>, KeyError> {
+    /// The key of that name, or `None` if there is no such file.
+    pub(super) fn read(&self, name: &KeyName) -> Result<Option<Unsealed>, KeyError> {
         let path = self.path_of(name);
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let opened =

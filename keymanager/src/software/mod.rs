@@ -173,8 +173,8 @@ impl Shared {
                 Ok(keys.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
             }
             Place::Directory(directory) => {
-                let Some((key_type, pkcs8)) = directory.read(name)? else { return Ok(None) };
-                Pair::from_pkcs8(name, key_type, &pkcs8).map(Arc::new).map(Some)
+                let Some(key) = directory.read(name)? else { return Ok(None) };
+                Pair::from_pkcs8(name, key.key_type, &key.pkcs8).map(Arc::new).map(Some)
             }
         }
     }

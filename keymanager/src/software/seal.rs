@@ -143,12 +143,8 @@ impl SealKey {
         Ok([&header[..], &nonce, &content].concat())
     }
 
-    /// The kind and the PKCS#8 of the key in `sealed`.
-    pub(super) fn open(
-        &self,
-        place: &Place<'_>,
-        sealed: &[u8],
-    ) -> Result<(KeyType, Zeroizing<Vec<u8>>), KeyError> {
+    /// The key in `sealed`.
+    pub(super) fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Unsealed, KeyError> {
         let refused = |reason: &str| KeyError::Unsafe {
             name: place.name.clone(),
             reason: format!("{} {reason}", place.path.display()),
@@ -182,13 +178,19 @@ impl SealKey {
             })?
             .len();
         content.truncate(length);
-        Ok((key_type, content))
+        Ok(Unsealed { key_type, pkcs8: content })
     }
 
     fn cipher(&self) -> LessSafeKey {
         let key = UnboundKey::new(&AES_256_GCM, &self.0[..]).expect("AES-256 takes 32 bytes");
         LessSafeKey::new(key)
     }
+}
+
+/// What a sealed key holds.
+pub(super) struct Unsealed {
+    pub(super) key_type: KeyType,
+    pub(super) pkcs8: Zeroizing<Vec<u8>>,
 }
 
 /// What a sealed key is bound to, and the file to name when it does not fit.
@@ -272,8 +274,8 @@ mod tests {
     fn a_key_of_another_name_domain_or_seal_does_not_open() {
         let (own, other) = (name("mintmark/a.test/x509/1"), name("mintmark/a.test/x509/2"));
         let sealed = key().seal(&place(&own), KeyType::EcP256, b"pkcs8").unwrap();
-        let (kind, content) = key().open(&place(&own), &sealed).unwrap();
-        assert_eq!((kind, &content[..]), (KeyType::EcP256, &b"pkcs8"[..]));
+        let opened = key().open(&place(&own), &sealed).ok().unwrap();
+        assert_eq!((opened.key_type, &opened.pkcs8[..]), (KeyType::EcP256, &b"pkcs8"[..]));
         let elsewhere = Place { trust_domain: "b.test", ..place(&own) };
         let refusals = [
             key().open(&place(&other), &sealed),
