@@ -12,6 +12,7 @@ use ca_core::key::KeyType;
 use ca_core::name::{Attribute, Name};
 use ca_core::token::TokenSettings;
 use keymanager::SecretSource;
+use keymanager::pkcs11::TokenSelector;
 use toml::Spanned;
 
 use super::Period;
@@ -97,6 +98,18 @@ pub struct Pkcs11Settings {
     pub queue: u32,
     /// Whether sessions that only sign are opened read-write too.
     pub read_write_sessions: bool,
+}
+
+impl Pkcs11Settings {
+    /// How the token is told from the others of its module.
+    #[must_use]
+    pub fn selector(&self) -> TokenSelector {
+        let selector = TokenSelector::label(&self.token);
+        match &self.serial {
+            Some(serial) => selector.with_serial(serial),
+            None => selector,
+        }
+    }
 }
 
 impl Settings {
