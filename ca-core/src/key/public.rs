@@ -152,10 +152,8 @@ impl PublicKey {
     }
 
     /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5).
-    #[must_use]
-    pub fn from_ed25519(key: &[u8; 32]) -> Self {
-        Self::from_spki_unproven(&[&ED25519_PREFIX[..], key].concat())
-            .expect("prefix and 32 bytes are an Ed25519 key")
+    pub fn from_ed25519(key: &[u8; 32]) -> Result<Self, PublicKeyError> {
+        Self::from_spki(&[&ED25519_PREFIX[..], key].concat())
     }
 
     /// An RSA key from modulus and exponent, big-endian.

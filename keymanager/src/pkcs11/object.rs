@@ -252,7 +252,7 @@ impl Attributes {
             Some(TokenKeyType::EC_EDWARDS) => match self.curve()? {
                 ED25519 | ED25519_NAME => {
                     let point = self.point(32)?.try_into().expect("its length was checked");
-                    Ok(PublicKey::from_ed25519(point))
+                    PublicKey::from_ed25519(point)
                 }
                 _ => return Err("its curve is not Ed25519".to_owned()),
             },
