@@ -209,6 +209,10 @@ fn generate_rsa(_: KeyType) -> Option<Zeroizing<Vec<u8>>> {
 }
 
 #[cfg(test)]
+#[cfg_attr(
+    not(feature = "ring"),
+    expect(unused_qualifications, reason = "the library is named, whichever `provider` is")
+)]
 mod tests {
     use super::*;
     use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
