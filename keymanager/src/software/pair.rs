@@ -129,7 +129,7 @@ impl Private {
         match self {
             Self::Ecdsa(pair) => PublicKey::from_ec_point(pair.public_key().as_ref()).ok(),
             Self::Ed25519(pair) => {
-                Some(PublicKey::from_ed25519(pair.public_key().as_ref().try_into().ok()?))
+                PublicKey::from_ed25519(pair.public_key().as_ref().try_into().ok()?).ok()
             }
             Self::Rsa(pair) => {
                 // Both libraries give the RSAPublicKey of RFC 8017 §A.1.1.
