@@ -8,9 +8,7 @@ use crate::clock::Timestamp;
 use crate::der::{self, DerError, Reader, tag};
 use crate::key::{KeyId, PublicKey, PublicKeyError, SignatureAlgorithm};
 use crate::name::{Name, NameError};
-
-/// More extensions than this are not read; Mintmark writes six.
-const MAX_EXTENSIONS: usize = 16;
+use crate::profile::KeyUsage;
 
 /// Object identifiers of the extensions that are understood, as DER content.
 pub mod oid {
@@ -24,17 +22,6 @@ pub mod oid {
     pub const EXTENDED_KEY_USAGE: &[u8] = b"\x55\x1d\x25";
     pub const SERVER_AUTH: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x01";
     pub const CLIENT_AUTH: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x02";
-}
-
-/// An extension as it stands in the certificate (RFC 5280 §4.2).
-#[derive(Debug, Clone, Copy)]
-pub struct Extension<'a> {
-    /// Content of its OBJECT IDENTIFIER.
-    pub oid: &'a [u8],
-    /// Its criticality.
-    pub critical: bool,
-    /// What its OCTET STRING holds.
-    pub value: &'a [u8],
 }
 
 /// The fields of a `TBSCertificate` (RFC 5280 §4.1), borrowed from its DER.
@@ -56,7 +43,31 @@ pub struct TbsView<'a> {
     pub subject: &'a [u8],
     /// The whole `SubjectPublicKeyInfo`.
     pub spki: &'a [u8],
-    extensions: [Option<Extension<'a>>; MAX_EXTENSIONS],
+    /// The extensions.
+    pub extensions: Extensions<'a>,
+}
+
+/// The extensions of a certificate (RFC 5280 §4.2), each with its criticality; `None` if it is not there.
+#[derive(Debug, Clone, Default)]
+pub struct Extensions<'a> {
+    /// The key identifier that names the issuer's key.
+    pub authority_key_id: Option<(bool, &'a [u8])>,
+    /// The key identifier of this certificate's own key.
+    pub subject_key_id: Option<(bool, &'a [u8])>,
+    /// What the key may be used for; `None` inside if the bits are not well-formed.
+    pub key_usage: Option<(bool, Option<KeyUsage>)>,
+    /// The content of the purposes' SEQUENCE.
+    pub extended_key_usage: Option<(bool, &'a [u8])>,
+    /// Whether this is a CA.
+    pub basic_constraints: Option<(bool, BasicConstraints)>,
+    /// The content of `GeneralNames`.
+    pub subject_alt_name: Option<(bool, &'a [u8])>,
+    /// Whether there are name constraints.
+    pub name_constraints: bool,
+    /// Whether an extension of the above is there twice.
+    pub repeated: bool,
+    /// Whether there is another extension, and whether one of those is critical.
+    pub unknown: Option<bool>,
 }
 
 impl<'a> TbsView<'a> {
@@ -73,7 +84,7 @@ impl<'a> TbsView<'a> {
         validity.finish("validity")?;
         let subject = fields.expect(tag::SEQUENCE, "subject")?.whole;
         let spki = fields.expect(tag::SEQUENCE, "SubjectPublicKeyInfo")?.whole;
-        let extensions = read_extensions(&mut fields)?;
+        let extensions = Extensions::read(&mut fields)?;
         fields.finish("TBSCertificate")?;
         Ok(Self {
             version,
@@ -86,17 +97,6 @@ impl<'a> TbsView<'a> {
             spki,
             extensions,
         })
-    }
-
-    /// The extensions in their order.
-    pub fn extensions(&self) -> impl Iterator<Item = &Extension<'a>> {
-        self.extensions.iter().flatten()
-    }
-
-    /// The extension of that kind, if it is there.
-    #[must_use]
-    pub fn extension(&self, oid: &[u8]) -> Option<Extension<'a>> {
-        self.extensions().find(|extension| extension.oid == oid).copied()
     }
 }
 
@@ -113,28 +113,72 @@ fn read_version(fields: &mut Reader<'_>) -> Result<u8, DerError> {
     }
 }
 
-fn read_extensions<'a>(
-    fields: &mut Reader<'a>,
-) -> Result<[Option<Extension<'a>>; MAX_EXTENSIONS], DerError> {
-    let mut found = [None; MAX_EXTENSIONS];
-    let Some(explicit) = fields.optional(tag::context_constructed(3), "extensions")? else {
-        return Ok(found);
-    };
-    let mut list = der::sole(explicit.value, tag::SEQUENCE, "extensions")?;
-    for place in &mut found {
-        if list.is_empty() {
-            break;
+impl<'a> Extensions<'a> {
+    /// Reads `[3] EXPLICIT Extensions`, if that comes next.
+    fn read(fields: &mut Reader<'a>) -> Result<Self, DerError> {
+        let mut found = Self::default();
+        let Some(explicit) = fields.optional(tag::context_constructed(3), "extensions")? else {
+            return Ok(found);
+        };
+        let mut list = der::sole(explicit.value, tag::SEQUENCE, "extensions")?;
+        while !list.is_empty() {
+            let mut fields = list.enter(tag::SEQUENCE, "extension")?;
+            let oid = fields.expect(tag::OID, "extension identifier")?.value;
+            let critical =
+                fields.peek() == Some(tag::BOOLEAN) && fields.boolean("extension criticality")?;
+            let value = fields.expect(tag::OCTET_STRING, "extension value")?.value;
+            fields.finish("extension")?;
+            found.add(oid, critical, value)?;
         }
-        let mut fields = list.enter(tag::SEQUENCE, "extension")?;
-        let oid = fields.expect(tag::OID, "extension identifier")?.value;
-        let critical =
-            fields.peek() == Some(tag::BOOLEAN) && fields.boolean("extension criticality")?;
-        let value = fields.expect(tag::OCTET_STRING, "extension value")?.value;
-        fields.finish("extension")?;
-        *place = Some(Extension { oid, critical, value });
+        Ok(found)
     }
-    list.finish("extensions")?;
-    Ok(found)
+
+    fn add(&mut self, oid: &[u8], critical: bool, value: &'a [u8]) -> Result<(), DerError> {
+        let repeated = match oid {
+            oid::KEY_USAGE => self.key_usage.replace((critical, key_usage(value)?)).is_some(),
+            oid::EXTENDED_KEY_USAGE => {
+                let purposes = content(value, tag::SEQUENCE, "extended key usage")?;
+                self.extended_key_usage.replace((critical, purposes)).is_some()
+            }
+            oid::BASIC_CONSTRAINTS => {
+                let constraints = BasicConstraints::read(value)?;
+                self.basic_constraints.replace((critical, constraints)).is_some()
+            }
+            oid::AUTHORITY_KEY_ID => {
+                let mut fields = der::sole(value, tag::SEQUENCE, "authority key identifier")?;
+                let id = fields.optional(tag::context(0), "authority key identifier")?;
+                let id = id.map_or(&[][..], |id| id.value);
+                self.authority_key_id.replace((critical, id)).is_some()
+            }
+            oid::SUBJECT_KEY_ID => {
+                let id = content(value, tag::OCTET_STRING, "subject key identifier")?;
+                self.subject_key_id.replace((critical, id)).is_some()
+            }
+            oid::SUBJECT_ALT_NAME => {
+                let names = content(value, tag::SEQUENCE, "subject alternative name")?;
+                self.subject_alt_name.replace((critical, names)).is_some()
+            }
+            oid::NAME_CONSTRAINTS => std::mem::replace(&mut self.name_constraints, true),
+            _ => {
+                self.unknown = Some(critical || self.unknown == Some(true));
+                false
+            }
+        };
+        self.repeated |= repeated;
+        Ok(())
+    }
+}
+
+/// The content of the one value that `bytes` hold.
+fn content<'a>(bytes: &'a [u8], tag: u8, what: &'static str) -> Result<&'a [u8], DerError> {
+    let mut reader = Reader::new(bytes);
+    let value = reader.expect(tag, what)?.value;
+    reader.finish(what)?;
+    Ok(value)
+}
+
+fn key_usage(value: &[u8]) -> Result<Option<KeyUsage>, DerError> {
+    content(value, tag::BIT_STRING, "key usage").map(KeyUsage::from_bit_string)
 }
 
 fn read_time(fields: &mut Reader<'_>, what: &'static str) -> Result<(Timestamp, bool), DerError> {
@@ -199,7 +243,7 @@ pub enum CaCertificateError {
     /// Its subject is not accepted.
     #[error("CA certificate subject: {0}")]
     Subject(#[from] NameError),
-    /// It is not a CA certificate that may sign certificates (RFC 5280 §4.2.1.3, §4.2.1.9).
+    /// It is not a CA certificate that may sign certificates (RFC 5280 §4.2, §4.2.1.3, §4.2.1.9).
     #[error(
         "certificate is not a CA certificate: basic constraints and key usage keyCertSign are required"
     )]
@@ -234,7 +278,7 @@ impl CaCertificate {
         outer.finish("certificate")?;
         let view = TbsView::read(tbs)?;
         let key = PublicKey::from_spki(view.spki)?;
-        if !is_ca(&view) {
+        if !is_ca(&view.extensions) {
             return Err(CaCertificateError::NotCa);
         }
         let self_signed = view.subject == view.issuer;
@@ -250,7 +294,7 @@ impl CaCertificate {
         Ok(Self {
             der: Bytes::copy_from_slice(bytes),
             subject: Name::from_der(view.subject)?,
-            key_id: subject_key_id(&view).ok_or(CaCertificateError::NoKeyId)?,
+            key_id: key_id(&view.extensions).ok_or(CaCertificateError::NoKeyId)?,
             key,
             not_before: view.not_before.0,
             not_after: view.not_after.0,
@@ -307,15 +351,18 @@ impl CaCertificate {
     }
 }
 
-fn is_ca(view: &TbsView<'_>) -> bool {
-    use crate::profile::KeyUsage;
-    let constraints = view.extension(oid::BASIC_CONSTRAINTS).is_some_and(|extension| {
-        BasicConstraints::read(extension.value).is_ok_and(|constraints| constraints.ca)
+/// RFC 5280 §4.2: no extension twice, and no critical one that is not understood. §4.2.1.3 and §4.2.1.9:
+/// the constraints and the usage of a CA.
+fn is_ca(extensions: &Extensions<'_>) -> bool {
+    let constraints = extensions.basic_constraints.is_some_and(|(_, constraints)| constraints.ca);
+    let usage = extensions.key_usage.is_some_and(|(_, usage)| {
+        usage.is_some_and(|usage| usage.contains(KeyUsage::KEY_CERT_SIGN))
     });
-    let usage = view.extension(oid::KEY_USAGE).is_some_and(|extension| {
-        key_usage(extension.value).is_some_and(|usage| usage.contains(KeyUsage::KEY_CERT_SIGN))
-    });
-    constraints && usage
+    constraints && usage && !extensions.repeated && extensions.unknown != Some(true)
+}
+
+fn key_id(extensions: &Extensions<'_>) -> Option<KeyId> {
+    extensions.subject_key_id.and_then(|(_, id)| id.try_into().ok().map(KeyId))
 }
 
 /// The content of the basic constraints extension (RFC 5280 §4.2.1.9).
@@ -344,21 +391,4 @@ impl BasicConstraints {
         fields.finish(WHAT)?;
         Ok(Self { ca, path_length })
     }
-}
-
-/// The usages that a key usage extension's value names.
-pub(crate) fn key_usage(value: &[u8]) -> Option<crate::profile::KeyUsage> {
-    let mut reader = Reader::new(value);
-    let bits = reader.expect(tag::BIT_STRING, "key usage").ok()?;
-    reader.finish("key usage").ok()?;
-    crate::profile::KeyUsage::from_bit_string(bits.value)
-}
-
-/// The subject key identifier, if it is there and has 20 bytes.
-pub(crate) fn subject_key_id(view: &TbsView<'_>) -> Option<KeyId> {
-    let extension = view.extension(oid::SUBJECT_KEY_ID)?;
-    let mut reader = Reader::new(extension.value);
-    let id = reader.expect(tag::OCTET_STRING, "subject key identifier").ok()?;
-    reader.finish("subject key identifier").ok()?;
-    id.value.try_into().ok().map(KeyId)
 }

@@ -7,15 +7,13 @@
 
 use thiserror::Error;
 
-use crate::certificate::{
-    BasicConstraints, CaCertificate, TbsView, key_usage, oid, subject_key_id,
-};
+use crate::certificate::{CaCertificate, Extensions, TbsView, oid};
 use crate::clock::Timestamp;
-use crate::der::{self, DerError, Reader, tag};
+use crate::der::{DerError, Reader, tag};
 use crate::dns::DnsName;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::key::{KeyKind, PublicKey, SignatureAlgorithm};
-use crate::profile::Profile;
+use crate::profile::{KeyUsage, Profile};
 
 /// What a certificate is held against.
 #[derive(Debug, Clone, Copy)]
@@ -144,12 +142,14 @@ static RULES: &[Rule] = &[
     Rule {
         clause: "RFC 5280 §4.2",
         requires: "each extension once, and none that Mintmark does not know",
-        holds: |subject, _| subject.extensions_are_known_and_single(),
+        holds: |subject, _| {
+            !subject.extensions().repeated && subject.extensions().unknown.is_none()
+        },
     },
     Rule {
         clause: "RFC 5280 §4.2.1.1",
         requires: "a non-critical authority key identifier that is the issuer's, unless self-signed",
-        holds: |subject, expected| match (expected.issuer, subject.authority_key_id) {
+        holds: |subject, expected| match (expected.issuer, subject.extensions().authority_key_id) {
             (Some(ca), Some((false, id))) => id == ca.key_id().0,
             (None, None) => true,
             _ => false,
@@ -159,37 +159,31 @@ static RULES: &[Rule] = &[
         clause: "RFC 5280 §4.2.1.2",
         requires: "a non-critical subject key identifier derived from the key",
         holds: |subject, expected| {
-            let critical = subject.tbs.extension(oid::SUBJECT_KEY_ID).is_some_and(|e| e.critical);
-            !critical && subject_key_id(&subject.tbs) == Some(expected.key.key_id())
+            subject.extensions().subject_key_id == Some((false, &expected.key.key_id().0[..]))
         },
     },
     Rule {
         clause: "X509-SVID §4.3",
         requires: "a critical key usage with exactly the bits of its kind",
         holds: |subject, expected| {
-            let wanted = expected.profile.key_usage(expected.key.kind());
-            subject.tbs.extension(oid::KEY_USAGE).is_some_and(|extension| {
-                extension.critical && key_usage(extension.value) == Some(wanted)
-            })
+            let usage = expected.profile.key_usage(expected.key.kind());
+            subject.extensions().key_usage == Some((true, Some(usage)))
         },
     },
     Rule {
         clause: "RFC 8813 §3",
         requires: "no keyEncipherment for a key that is not RSA",
         holds: |subject, expected| {
-            use crate::profile::KeyUsage;
-            matches!(expected.key.kind(), KeyKind::Rsa { .. })
-                || subject.tbs.extension(oid::KEY_USAGE).is_none_or(|extension| {
-                    key_usage(extension.value)
-                        .is_some_and(|usage| !usage.contains(KeyUsage::KEY_ENCIPHERMENT))
-                })
+            let enciphers = matches!(subject.extensions().key_usage, Some((_, Some(usage)))
+                if usage.contains(KeyUsage::KEY_ENCIPHERMENT));
+            matches!(expected.key.kind(), KeyKind::Rsa { .. }) || !enciphers
         },
     },
     Rule {
         clause: "X509-SVID §4.1",
         requires: "critical basic constraints, cA TRUE for a CA and FALSE for a leaf",
         holds: |subject, expected| {
-            subject.basic_constraints.is_some_and(|(critical, constraints)| {
+            subject.extensions().basic_constraints.is_some_and(|(critical, constraints)| {
                 critical && constraints.ca == expected.profile.is_ca()
             })
         },
@@ -198,25 +192,22 @@ static RULES: &[Rule] = &[
         clause: "RFC 5280 §4.2.1.9",
         requires: "no path length in a leaf",
         holds: |subject, expected| {
-            expected.profile.is_ca()
-                || subject.basic_constraints.is_none_or(|(_, constraints)| !constraints.path_length)
+            let constraints = subject.extensions().basic_constraints;
+            expected.profile.is_ca() || constraints.is_none_or(|(_, value)| !value.path_length)
         },
     },
     Rule {
         clause: "X509-SVID §4.4",
         requires: "serverAuth and clientAuth in a leaf, no extended key usage in a CA",
-        holds: |subject, expected| {
-            let value = subject.tbs.extension(oid::EXTENDED_KEY_USAGE).map(|e| e.value);
-            match value {
-                Some(value) => !expected.profile.is_ca() && authenticates_both_ways(value),
-                None => expected.profile.is_ca(),
-            }
+        holds: |subject, expected| match subject.extensions().extended_key_usage {
+            Some((_, purposes)) => !expected.profile.is_ca() && authenticates_both_ways(purposes),
+            None => expected.profile.is_ca(),
         },
     },
     Rule {
         clause: "X509-SVID §4.2",
         requires: "no name constraints: rustls and others refuse chains that constrain URIs",
-        holds: |subject, _| subject.tbs.extension(oid::NAME_CONSTRAINTS).is_none(),
+        holds: |subject, _| !subject.extensions().name_constraints,
     },
     Rule {
         clause: "RFC 5280 §4.2.1.6",
@@ -263,10 +254,9 @@ fn is_empty_name(name: &[u8]) -> bool {
     name == [tag::SEQUENCE, 0]
 }
 
-fn authenticates_both_ways(value: &[u8]) -> bool {
-    let Ok(mut purposes) = der::sole(value, tag::SEQUENCE, "extended key usage") else {
-        return false;
-    };
+/// Whether the content of an extended key usage names both purposes of TLS.
+fn authenticates_both_ways(purposes: &[u8]) -> bool {
+    let mut purposes = Reader::new(purposes);
     let (mut server, mut client) = (false, false);
     while let Ok(purpose) = purposes.expect(tag::OID, "key purpose") {
         server |= purpose.value == oid::SERVER_AUTH;
@@ -275,11 +265,9 @@ fn authenticates_both_ways(value: &[u8]) -> bool {
     server && client && purposes.is_empty()
 }
 
-/// The certificate under check, its extensions read.
+/// The certificate under check, its names read.
 struct Subject<'a> {
     tbs: TbsView<'a>,
-    authority_key_id: Option<(bool, &'a [u8])>,
-    basic_constraints: Option<(bool, BasicConstraints)>,
     names: Option<AlternativeNames<'a>>,
 }
 
@@ -297,52 +285,21 @@ struct AlternativeNames<'a> {
 impl<'a> Subject<'a> {
     fn read(tbs: &'a [u8]) -> Result<Self, DerError> {
         let tbs = TbsView::read(tbs)?;
-        let authority_key_id = match tbs.extension(oid::AUTHORITY_KEY_ID) {
-            Some(extension) => {
-                let mut fields =
-                    der::sole(extension.value, tag::SEQUENCE, "authority key identifier")?;
-                let id = fields.expect(tag::context(0), "authority key identifier")?;
-                fields.finish("authority key identifier")?;
-                Some((extension.critical, id.value))
-            }
+        let names = match tbs.extensions.subject_alt_name {
+            Some((critical, names)) => Some(AlternativeNames::read(critical, names)?),
             None => None,
         };
-        let basic_constraints = match tbs.extension(oid::BASIC_CONSTRAINTS) {
-            Some(extension) => Some((extension.critical, BasicConstraints::read(extension.value)?)),
-            None => None,
-        };
-        let names = match tbs.extension(oid::SUBJECT_ALT_NAME) {
-            Some(extension) => Some(AlternativeNames::read(extension.critical, extension.value)?),
-            None => None,
-        };
-        Ok(Self { tbs, authority_key_id, basic_constraints, names })
+        Ok(Self { tbs, names })
     }
 
-    fn extensions_are_known_and_single(&self) -> bool {
-        const KNOWN: [&[u8]; 7] = [
-            oid::KEY_USAGE,
-            oid::EXTENDED_KEY_USAGE,
-            oid::BASIC_CONSTRAINTS,
-            oid::AUTHORITY_KEY_ID,
-            oid::SUBJECT_KEY_ID,
-            oid::SUBJECT_ALT_NAME,
-            oid::NAME_CONSTRAINTS,
-        ];
-        let mut seen = 0u8;
-        self.tbs.extensions().all(|extension| {
-            let place = KNOWN.iter().position(|&known| known == extension.oid);
-            place.is_some_and(|place| {
-                let fresh = seen & 1 << place == 0;
-                seen |= 1 << place;
-                fresh
-            })
-        })
+    fn extensions(&self) -> &Extensions<'a> {
+        &self.tbs.extensions
     }
 }
 
 impl<'a> AlternativeNames<'a> {
-    fn read(critical: bool, value: &'a [u8]) -> Result<Self, DerError> {
-        let mut list: Reader<'a> = der::sole(value, tag::SEQUENCE, "subject alternative name")?;
+    fn read(critical: bool, names: &'a [u8]) -> Result<Self, DerError> {
+        let mut list = Reader::new(names);
         let mut names = Self { critical, uris: 0, uri: &[], dns: 0, others: false };
         while !list.is_empty() {
             let name = list.any("subject alternative name")?;
@@ -364,6 +321,7 @@ impl<'a> AlternativeNames<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::der;
     use crate::name::{Attribute, Name};
 
     /// A certificate in pieces, so that each can be broken.
@@ -653,7 +611,7 @@ mod tests {
         // The exact comparison above catches it first; this row stands alone so that a changed profile
         // cannot lift it.
         let usage = Profile::Workload.key_usage(KeyKind::EcP256);
-        assert!(!usage.contains(crate::profile::KeyUsage::KEY_ENCIPHERMENT));
+        assert!(!usage.contains(KeyUsage::KEY_ENCIPHERMENT));
         let rule = RULES.iter().find(|rule| rule.clause == "RFC 8813 §3").unwrap();
         let case = Case::leaf();
         let mut pieces = case.good();

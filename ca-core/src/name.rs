@@ -47,6 +47,10 @@ impl Name {
     /// The name of the given attributes, one RDN each, in their order. Values are PrintableString where
     /// their characters allow it and UTF8String otherwise (RFC 5280 §4.1.2.4).
     pub fn from_attributes(attributes: &[(Attribute, &str)]) -> Result<Self, NameError> {
+        let length = attributes.iter().map(|(_, value)| value.len()).sum();
+        if length > LONGEST_NAME {
+            return Err(NameError::TooLong(length));
+        }
         let rdns: Vec<Vec<u8>> =
             attributes.iter().map(|&(attribute, value)| encode_rdn(attribute, value)).collect();
         Self::from_rdns(&rdns)
@@ -503,6 +507,8 @@ mod tests {
         let many = [(CommonName, "a"); 17];
         assert!(Name::from_attributes(&many[..16]).is_ok());
         assert_eq!(Name::from_attributes(&many), Err(NameError::TooManyParts));
+        let huge = "a".repeat(1 << 24);
+        assert_eq!(Name::from_attributes(&[(CommonName, &huge)]), Err(NameError::TooLong(1 << 24)));
         let long = vec![0x30; LONGEST_NAME + 1];
         assert_eq!(Name::from_der(&long), Err(NameError::TooLong(2049)));
     }
