@@ -234,7 +234,7 @@ fn an_ed25519_key_of_small_order_is_refused() {
     let mut identity = [0; 32];
     identity[0] = 1;
     let draft = Draft {
-        spki: [&b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00"[..], &identity].concat(),
+        spki: encode(tag::SEQUENCE, &[b"\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00", &identity]),
         algorithm: SignatureAlgorithm::Ed25519.identifier().to_vec(),
         ..draft()
     };

@@ -375,4 +375,19 @@ mod tests {
         assert!(key.public_key().unwrap_err().contains("neither P-256 nor P-384"));
         assert!(Attributes(vec![]).public_key().is_err());
     }
+
+    #[test]
+    fn an_ed25519_key_for_which_anyone_can_sign_is_refused() {
+        let key = |point: Vec<u8>| {
+            Attributes(vec![
+                Attribute::KeyType(TokenKeyType::EC_EDWARDS),
+                Attribute::EcParams(ED25519.to_vec()),
+                Attribute::EcPoint(point),
+            ])
+            .public_key()
+        };
+        assert!(key(vec![0; 32]).unwrap_err().contains("small order"));
+        assert!(key([vec![4, 32], vec![0; 32]].concat()).unwrap_err().contains("small order"));
+        assert!(key(vec![9; 32]).is_ok());
+    }
 }
