@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use ca_core::log::{Document, IssuanceLog, IssuanceRecord, LogError};
 use mintmark_signer::LogLevels;
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -23,6 +24,14 @@ const ISSUED: &str = "mintmark::issued";
 /// the dozen at each start. What we need of a token is checked, and said, by `keymanager`.
 const MECHANISMS: &str = "cryptoki::mechanism";
 
+/// Whether events of this target speak of HTTP/2 frames and connections: at the finer levels they would
+/// drown what Mintmark says itself.
+fn is_wire(target: &str) -> bool {
+    ["h2::", "hyper::", "hyper_util::", "tonic::", "tower::"]
+        .iter()
+        .any(|prefix| target.starts_with(prefix))
+}
+
 /// Where the lines of the log go.
 #[derive(Debug)]
 pub enum Destination {
@@ -38,6 +47,7 @@ pub fn start(logging: Logging, destination: Destination) -> Result<Arc<LogLevels
     let (filter, handle) = reload::Layer::new(launch);
     let filter = filter
         .and(filter_fn(|metadata| metadata.target() != MECHANISMS))
+        .and(filter_fn(|metadata| !is_wire(metadata.target()) || *metadata.level() <= Level::WARN))
         .or(filter_fn(|metadata| metadata.target() == ISSUED));
     let (writer, colours) = match destination {
         Destination::StandardError => {
