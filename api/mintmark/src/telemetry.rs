@@ -15,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt, registry, reload};
 
+use crate::certificate::hexadecimal;
 use crate::config::{LogFormat, LogLevel, Logging};
 
 /// The target of issuance records: written at every log level, for nothing may be released unrecorded.
@@ -97,8 +98,4 @@ impl IssuanceLog for ProcessLog {
         }
         Ok(())
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
