@@ -212,8 +212,9 @@ impl fmt::Display for Milliseconds {
     }
 }
 
+/// To the microsecond, as people see it.
 fn milliseconds<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    span.map(|span| span.as_secs_f64() * 1e3).serialize(serializer)
+    span.map(|span| (span.as_secs_f64() * 1e6).round() / 1e3).serialize(serializer)
 }
 
 /// Nanoseconds, with an error of at most a thousandth, up to [`LONGEST`].

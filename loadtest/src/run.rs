@@ -70,7 +70,8 @@ impl Run {
     /// Sends what there is a slot for, each at its time, and returns when the last has left.
     fn send(self: &Arc<Self>, plan: &Plan, runtime: &Runtime) -> Departures {
         let mut departures = Departures::new();
-        plan.schedule().keep(&mut MonotonicTime::starting(self.start), |departure| {
+        let mut time = MonotonicTime::on_this_thread(self.start);
+        plan.schedule().keep(&mut time, |departure| {
             let slot = self.slots.clone().try_acquire_owned().ok();
             departures.record(&departure, slot.is_some());
             if let Some(slot) = slot {
