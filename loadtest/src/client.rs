@@ -194,9 +194,12 @@ fn unreachable(socket: &Path, error: &tonic::transport::Error) -> ClientError {
             "permission denied; run as a user whom the server's admin socket admits".to_owned()
         }
         Some(io::ErrorKind::ConnectionRefused) => {
-            "the socket is there and nobody listens; start the server".to_owned()
+            "nobody listens there; start the server".to_owned()
         }
-        _ => deepest(error).unwrap_or_else(|| error.to_string()),
+        _ => {
+            let cause = deepest(error).unwrap_or_else(|| error.to_string());
+            format!("{cause}; name the admin socket of a running server with --socket")
+        }
     };
     ClientError::Unreachable { socket: socket.to_owned(), reason }
 }

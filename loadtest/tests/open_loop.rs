@@ -224,7 +224,7 @@ fn a_server_that_is_not_there_is_told_at_once() {
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     let (code, _, told) = load(&dead, &[]);
     assert_eq!(code, 4);
-    assert!(told.contains("nobody listens; start the server"), "{told}");
+    assert!(told.contains("nobody listens there; start the server"), "{told}");
 }
 
 #[tonic::async_trait]
