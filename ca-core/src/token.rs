@@ -215,7 +215,8 @@ impl PreparedToken {
 
     /// Has it signed by the key of the authority that prepared it.
     pub async fn sign(self) -> Result<JwtSvid, SignError> {
-        let signature = self.issuer.key.sign(ToBeSigned::token(&self.input)).await?;
+        let key = &self.issuer.key;
+        let signature = key.sign_by(key.algorithm(), ToBeSigned::token(&self.input)).await?;
         let signature = signature.jws();
         let mut token = self.input.0;
         token.reserve_exact(1 + signature.len() * 4 / 3 + 4);

@@ -13,15 +13,15 @@ use ca_core::bundle::Surface;
 use ca_core::clock::Timestamp;
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::id::{SpiffeId, TrustDomain};
-use ca_core::issuer::{IssueError, Lifetimes};
+use ca_core::issuer::{IssueError, Issuer, Lifetimes};
 use ca_core::key::{
-    KeyDescription, KeyError, KeyName, KeyStore, KeyType, Signature, SignatureAlgorithm,
-    SigningKey, StoreDescription,
+    KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError, Signature,
+    SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
 };
 use ca_core::log::{Caller, Document, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::{Mint, MintError};
 use ca_core::policy::{self, Refusal};
-use ca_core::serial::RandomSerials;
+use ca_core::serial::{RandomSerials, SerialSource as _};
 use ca_core::store::{self, Commit, Consistency, Embedded, Op, StateStore};
 use ca_core::token::TokenSettings;
 use der::{Decode as _, Encode as _};
@@ -469,6 +469,50 @@ async fn an_authority_outside_the_bundle_never_signs() {
             other => panic!("{lost}: {other:?}"),
         }
     }
+}
+
+/// A key of P-256 that says, or signs, something else.
+#[derive(Debug)]
+struct Liar {
+    true_key: Arc<dyn SigningKey>,
+    says: SignatureAlgorithm,
+}
+
+#[async_trait]
+impl SigningKey for Liar {
+    async fn sign(&self, _: ToBeSigned) -> Result<Signature, SignError> {
+        Ok(Signature::from_ed25519(&[1; 64]).unwrap())
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.says
+    }
+
+    fn public_key(&self) -> &PublicKey {
+        self.true_key.public_key()
+    }
+}
+
+#[tokio::test]
+async fn a_signature_of_another_algorithm_than_the_certificate_names_is_refused() {
+    let world = World::new();
+    let authorities = world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+    let true_key = world.keys.find(&authorities.x509_key).await.unwrap().unwrap();
+    let trust_domain = TrustDomain::parse("example.test").unwrap();
+    let issuer = |says| {
+        let key = Arc::new(Liar { true_key: true_key.clone(), says });
+        let certificate = authorities.x509.certificate().clone();
+        Issuer::new(trust_domain.clone(), certificate, Vec::new(), key, Lifetimes::default())
+    };
+    let refused = issuer(SignatureAlgorithm::Ed25519).unwrap_err();
+    assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
+
+    let issuer = Arc::new(issuer(SignatureAlgorithm::EcdsaP256Sha256).unwrap());
+    let request = csr(vec![uri("spiffe://example.test/web")]);
+    let grant = policy::mint_x509(&trust_domain, request, 0).unwrap();
+    let serial = RandomSerials::new().next().unwrap();
+    let refused = issuer.prepare(grant, serial, now()).unwrap().sign().await.unwrap_err();
+    assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
 }
 
 #[tokio::test]
