@@ -40,6 +40,8 @@ pub(super) fn generate(
     let mut public = vec![
         Attribute::Token(true),
         Attribute::Verify(true),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(false),
         Attribute::Label(label.to_vec()),
         Attribute::Id(id.to_vec()),
     ];
