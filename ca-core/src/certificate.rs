@@ -50,7 +50,7 @@ pub struct TbsView<'a> {
 /// The extensions of a certificate (RFC 5280 §4.2), each with its criticality; `None` if it is not there.
 #[derive(Debug, Clone, Default)]
 pub struct Extensions<'a> {
-    /// The key identifier that names the issuer's key.
+    /// The key identifier that names the issuer's key; empty if it is named in another way, or in two.
     pub authority_key_id: Option<(bool, &'a [u8])>,
     /// The key identifier of this certificate's own key.
     pub subject_key_id: Option<(bool, &'a [u8])>,
@@ -150,7 +150,8 @@ impl<'a> Extensions<'a> {
             oid::AUTHORITY_KEY_ID => {
                 let mut fields = der::sole(value, tag::SEQUENCE, "authority key identifier")?;
                 let id = fields.optional(tag::context(0), "authority key identifier")?;
-                let id = id.map_or(&[][..], |id| id.value);
+                let alone = id.filter(|_| fields.is_empty());
+                let id = alone.map_or(&[][..], |id| id.value);
                 self.authority_key_id.replace((critical, id)).is_some()
             }
             oid::SUBJECT_KEY_ID => {

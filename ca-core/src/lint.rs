@@ -548,6 +548,11 @@ mod tests {
         leaf.breaks("RFC 5280 §4.2.1.1", |p| p.without(oid::AUTHORITY_KEY_ID));
         leaf.breaks("RFC 5280 §4.2.1.1", |p| p.extension(oid::AUTHORITY_KEY_ID).1 = true);
         leaf.breaks("RFC 5280 §4.2.1.1", |p| p.extension(oid::AUTHORITY_KEY_ID).2[4] ^= 1);
+        leaf.breaks("RFC 5280 §4.2.1.1", |p| {
+            let key_id = der::encode(tag::context(0), &[&leaf.issuer.key_id().0]);
+            let serial = der::encode(tag::context(2), &[&[1]]);
+            p.extension(oid::AUTHORITY_KEY_ID).2 = der::encode(0x30, &[&key_id, &serial]);
+        });
         leaf.breaks("RFC 5280 §4.2.1.2", |p| p.without(oid::SUBJECT_KEY_ID));
         leaf.breaks("RFC 5280 §4.2.1.2", |p| p.extension(oid::SUBJECT_KEY_ID).1 = true);
         leaf.breaks("RFC 5280 §4.2.1.2", |p| p.extension(oid::SUBJECT_KEY_ID).2[2] ^= 1);

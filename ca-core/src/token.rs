@@ -202,7 +202,7 @@ impl PreparedToken {
     pub fn record(&self, caller: Caller, now: Timestamp) -> IssuanceRecord {
         let hash = digest(&SHA256, self.input.as_bytes());
         IssuanceRecord {
-            document: Document::Jwt { audience: self.grant.audience().join(" ") },
+            document: Document::Jwt { audience: self.grant.audience().to_vec() },
             digest: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
             id: self.grant.id().clone(),
             not_before: self.issued_at,
