@@ -120,7 +120,7 @@ impl Token {
         let pair = self
             .inspect(session, name)?
             .ok_or_else(|| unsafe_key(name, "the token does not show the key it just made"))?;
-        if !object::is_of(pair.public_key.kind(), key_type) {
+        if pair.public_key.kind() != key_type.kind() {
             let kind = pair.public_key.kind();
             return Err(unsafe_key(name, &format!("the token made {kind} instead of {key_type}")));
         }
