@@ -8,9 +8,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use keymanager::{Pkcs11Store, SealKey, SecretSource};
+use mintmark_signer::AdminSocket;
 use serde::Serialize;
 
-use crate::config::{KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
+use crate::config::{Admin, KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,7 +36,7 @@ pub enum Verdict {
 
 /// Looks at everything that the settings name, in the order of the file.
 pub async fn inspect(settings: &Settings) -> Vec<Finding> {
-    let mut findings = vec![socket(&settings.admin.socket).of("[server.admin] socket")];
+    let mut findings = vec![socket(&settings.admin).of("[server.admin] socket")];
     for (name, store) in &settings.keys {
         let section = format!("[keys.{name}]");
         match store {
@@ -73,19 +74,21 @@ fn fault(detail: String) -> Finding {
     Finding { setting: String::new(), verdict: Verdict::Fault, detail }
 }
 
-/// The folder of a socket must keep strangers out, since the mode of a socket alone does not everywhere.
-fn socket(path: &Path) -> Finding {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    match fs::metadata(folder) {
-        Ok(found) if !found.is_dir() => fault(format!("{} is no folder", folder.display())),
-        Ok(found) if found.mode() & 0o022 != 0 => fault(format!(
-            "others may write to {} (mode {:04o}) and put a socket of their own there; run: chmod go-w {}",
-            folder.display(),
-            found.mode() & 0o7777,
-            folder.display()
+/// The socket's folder is made at the first start if the one above it is there.
+fn socket(admin: &Admin) -> Finding {
+    if let Err(error) = AdminSocket::check(&admin.socket, admin.group.as_deref()) {
+        return fault(error.to_string());
+    }
+    let folder = admin.socket.parent().unwrap_or(Path::new("/"));
+    if folder.exists() {
+        return writable(folder);
+    }
+    match folder.parent() {
+        Some(above) if !above.exists() => fault(format!(
+            "{} is not there; make it, owned by root or the server's user",
+            above.display()
         )),
-        Ok(_) => writable(folder),
-        Err(_) => creatable(folder),
+        _ => creatable(folder),
     }
 }
 
@@ -226,10 +229,15 @@ mod tests {
     #[test]
     fn a_socket_in_a_folder_that_anyone_may_write_to_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admin.sock");
-        assert_eq!(socket(&path).verdict, Verdict::Good);
+        let mut admin = Admin { socket: folder.path().join("admin.sock"), group: None };
+        assert_eq!(socket(&admin).verdict, Verdict::Good);
         with_mode(folder.path(), 0o777);
-        assert!(socket(&path).detail.contains("chmod go-w "));
+        assert!(socket(&admin).detail.contains("chmod go-w "));
+        with_mode(folder.path(), 0o700);
+        admin.group = Some("no-such-group".to_owned());
+        assert!(socket(&admin).detail.contains("no-such-group"));
+        admin = Admin { socket: folder.path().join("a/b/admin.sock"), group: None };
+        assert!(socket(&admin).detail.contains("/a is not there"));
     }
 
     #[test]

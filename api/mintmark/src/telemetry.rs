@@ -15,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt, registry, reload};
 
+use crate::certificate::hexadecimal;
 use crate::config::{LogFormat, LogLevel, Logging};
 
 /// The target of issuance records: written at every log level, for nothing may be released unrecorded.
@@ -91,14 +92,10 @@ impl IssuanceLog for ProcessLog {
                 %not_after, %authority, %caller, %time, "X.509-SVID",
             ),
             Document::Jwt { audience } => tracing::info!(
-                target: ISSUED, %id, audience, digest, %not_before, %not_after, %authority, %caller,
+                target: ISSUED, %id, ?audience, digest, %not_before, %not_after, %authority, %caller,
                 %time, "JWT-SVID",
             ),
         }
         Ok(())
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -13,6 +13,7 @@ use ca_core::name::{Attribute, Name};
 use ca_core::token::TokenSettings;
 use keymanager::SecretSource;
 use keymanager::pkcs11::TokenSelector;
+use mintmark_signer::admin_socket::LONGEST_PATH;
 use toml::Spanned;
 
 use super::Period;
@@ -21,9 +22,6 @@ use super::file::{
     AdminSection, File, IssuingSection, KeySection, KeyStoreType, LogFormat, LogLevel, Secret,
     SubjectSection,
 };
-
-/// Longest path of a unix socket in bytes: `sun_path` has 108, one of them the final zero (unix(7)).
-pub const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Everything that `mintmark server` needs to know, checked. Paths are absolute; whether anything is at
 /// them is not known here.
@@ -57,7 +55,7 @@ pub struct Logging {
 /// The admin socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where it is; at most [`LONGEST_SOCKET_PATH`] bytes.
+    /// Where it is; at most [`LONGEST_PATH`] bytes.
     pub socket: PathBuf,
     /// The name or number of a group that may use it beside its owner.
     pub group: Option<String>,
@@ -181,11 +179,11 @@ impl Check<'_> {
         };
         let socket = self.base.join(written.get_ref());
         let length = socket.as_os_str().len();
-        if length > LONGEST_SOCKET_PATH {
+        if length > LONGEST_PATH {
             self.refuse(
                 written.span(),
                 format!(
-                    "socket path {} has {length} bytes; a unix socket's path has at most {LONGEST_SOCKET_PATH}, choose a shorter one",
+                    "socket path {} has {length} bytes; a unix socket's path has at most {LONGEST_PATH}, choose a shorter one",
                     socket.display()
                 ),
             );

@@ -188,9 +188,12 @@ impl Session {
         ]
     }
 
-    /// Waits for the request to end.
-    pub async fn outlast(&self, shutdown: impl Future<Output = ()>) {
-        shutdown.await;
+    /// Waits for the request to end, or for the server to end by itself.
+    pub async fn outlast(&mut self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = shutdown => {}
+            () = self.stop.closed() => {}
+        }
     }
 
     /// Stops the server and waits until it is gone.
