@@ -102,6 +102,11 @@ impl TokenKey {
         Ok(key)
     }
 
+    /// Whether no thread is left to sign on.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.jobs.is_closed()
+    }
+
     /// Refuses a job, and says how long those that wait now will take.
     fn busy(&self) -> SignError {
         let pace = Duration::from_nanos(self.facts.pace.load(Ordering::Relaxed));
