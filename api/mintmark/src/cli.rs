@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use ca_core::id::SpiffeId;
+use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::key::KeyType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -28,6 +28,10 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Try it: a server with throw-away keys and state that mints, checks and shows what it made
+    Dev(Dev),
+    /// Run the server that a configuration describes
+    Server(Configuration),
     /// Check a configuration and what it points at, and say what is wrong and where
     Check(Check),
     /// X.509-SVIDs
@@ -69,6 +73,26 @@ pub struct Configuration {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
+}
+
+/// `mintmark dev`
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Trust domain to make up
+    #[arg(long, value_name = "NAME", default_value = "dev.test", value_parser = TrustDomain::parse)]
+    pub trust_domain: TrustDomain,
+    /// Folder that keeps keys, state and socket; a temporary one, removed at the end, if it is not given
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Folder that receives the SVID's files; DIR/svid if it is not given
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+    /// End after the first mint instead of serving on
+    #[arg(long)]
+    pub once: bool,
+    /// How to show what was made.
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 /// `mintmark check`

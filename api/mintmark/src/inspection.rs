@@ -7,9 +7,10 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use keymanager::SecretSource;
 use serde::Serialize;
 
-use crate::config::{KeySettings, Pkcs11Settings, Secret, Settings, SoftwareSettings};
+use crate::config::{KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -123,20 +124,20 @@ fn creatable(folder: &Path) -> Finding {
     }
 }
 
-fn secret(secret: &Secret) -> Finding {
-    match secret {
-        Secret::File(path) => match fs::metadata(path) {
+fn secret(source: &SecretSource) -> Finding {
+    match source {
+        SecretSource::File(path) => match fs::metadata(path) {
             Ok(found) => secret_file(path, &found),
             Err(error) => fault(format!("cannot read {}: {error}", path.display())),
         },
-        Secret::Env(name) if std::env::var_os(name).is_some() => {
+        SecretSource::Environment(name) if std::env::var_os(name).is_some() => {
             good(format!("environment variable {name} is set"))
         }
         // The server may be started with another environment than this command.
-        Secret::Env(name) => fault(format!(
+        SecretSource::Environment(name) => fault(format!(
             "environment variable {name} is not set here; it must be where the server starts"
         )),
-        Secret::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        SecretSource::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
             Some(folder) if Path::new(&folder).join(name).is_file() => {
                 good(format!("credential {name} is there"))
             }
@@ -215,7 +216,7 @@ mod tests {
     fn a_secret_is_a_file_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pin");
-        let look = || secret(&Secret::File(path.clone()));
+        let look = || secret(&SecretSource::File(path.clone()));
         assert!(look().detail.contains("No such file"));
         fs::write(&path, "1234").unwrap();
         with_mode(&path, 0o640);

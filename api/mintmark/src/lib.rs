@@ -7,10 +7,14 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod delivery;
+pub mod dev;
 pub mod exit;
 pub mod inspection;
 pub mod output;
 pub mod pem;
+pub mod server;
+pub mod stranger;
+pub mod telemetry;
 pub mod workload;
 
 pub use command::run;

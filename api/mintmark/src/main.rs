@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use ca_core::clock::SystemClock;
 use clap::Parser as _;
@@ -10,7 +11,7 @@ use mintmark::cli::Cli;
 fn main() -> ExitCode {
     // A wrong command line ends here, with exit code 2.
     let cli = Cli::parse();
-    match mintmark::run(cli, &SystemClock, &mut io::stdout().lock()) {
+    match mintmark::run(cli, Arc::new(SystemClock), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Nobody is left to be told that standard error is closed.

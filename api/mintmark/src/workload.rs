@@ -1,5 +1,6 @@
 //! A key made here for a workload, and the CSR that proves it.
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use ca_core::dns::DnsName;
 use ca_core::id::SpiffeId;
 use ca_core::key::KeyType;
@@ -31,7 +32,7 @@ impl WorkloadKey {
         let made = match key_type {
             KeyType::EcP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             KeyType::EcP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
-            KeyType::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            KeyType::Ed25519 => generate_ed25519(),
             KeyType::Rsa2048 => rsa(RsaKeySize::_2048),
             KeyType::Rsa3072 => rsa(RsaKeySize::_3072),
             KeyType::Rsa4096 => rsa(RsaKeySize::_4096),
@@ -69,6 +70,14 @@ impl WorkloadKey {
     pub fn into_pem(self) -> PrivateKey {
         PrivateKey(pem::encode(pem::PRIVATE_KEY, self.pair.serialized_der()))
     }
+}
+
+/// In PKCS#8 of version 1 (RFC 5208): OpenSSL 3.0 cannot read version 2, which `rcgen` writes.
+fn generate_ed25519() -> Result<KeyPair, rcgen::Error> {
+    let unspecified = |_| rcgen::Error::RingUnspecified;
+    let pair = Ed25519KeyPair::generate().map_err(unspecified)?;
+    let pkcs8 = pair.to_pkcs8v1().map_err(unspecified)?;
+    KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8.as_ref().into(), &rcgen::PKCS_ED25519)
 }
 
 #[cfg(test)]

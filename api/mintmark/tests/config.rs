@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ca_core::key::KeyType;
+use keymanager::SecretSource;
 use mintmark::config::{
-    self, AdminSection, ConfigError, File, IssuingSection, KeySection, KeySettings, Secret,
-    ServerSection, Settings, StoreSection, SubjectSection, TrustDomainSection,
+    self, AdminSection, ConfigError, File, IssuingSection, KeySection, KeySettings, ServerSection,
+    Settings, StoreSection, SubjectSection, TrustDomainSection,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -67,7 +68,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     let settings = parse(MINIMAL).unwrap();
     let KeySettings::Software(software) = &settings.keys["main"] else { panic!("software") };
     assert_eq!(software.dir, Path::new("/etc/mintmark/keys"));
-    assert_eq!(software.seal_key, Secret::File(PathBuf::from("/etc/mintmark/seal.key")));
+    assert_eq!(software.seal_key, SecretSource::File(PathBuf::from("/etc/mintmark/seal.key")));
     assert_eq!(settings.store_dir, Path::new("/var/lib/mintmark/store"));
 }
 
@@ -184,7 +185,7 @@ fn every_fault_is_told_at_once() {
     assert!(found[1].starts_with("7:7: key \"dir\" means nothing for type = \"pkcs11\""));
     assert!(found[2].starts_with("5:1: key \"token\" is missing"));
     assert!(found[3].starts_with("5:1: key \"pin\" is missing"));
-    assert!(found[4].starts_with("9:12: sessions = 0 is out of bounds; 1 to 1024"));
+    assert!(found[4].starts_with("9:12: sessions = 0 is out of bounds; 1 to 64"));
 }
 
 #[test]
@@ -286,8 +287,9 @@ fn the_annotated_sample_shows_the_defaults() {
     let mut authorities = bare.authorities;
     authorities.ca_subject = shown.authorities.ca_subject.clone();
     assert_eq!(format!("{:?}", shown.authorities), format!("{authorities:?}"));
-    let unsaid =
-        sample().replace("\nsessions =", "\n#sessions =").replace("\nqueue =", "\n#queue =");
+    let unsaid = ["sessions", "queue", "read_write_sessions"]
+        .iter()
+        .fold(sample(), |text, key| text.replace(&format!("\n{key} ="), &format!("\n#{key} =")));
     assert_eq!(parse(&unsaid).unwrap().keys, shown.keys);
 }
 

@@ -2,11 +2,14 @@
 
 mod bundle;
 mod check;
+mod dev;
 mod jwt;
+mod server;
 mod x509;
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use ca_core::clock::Clock;
 use serde::Serialize;
@@ -16,21 +19,27 @@ use crate::client::AdminClient;
 use crate::exit::Failure;
 use crate::output::Screen;
 
-/// Does what the command line says and writes the result to `out`.
-pub fn run(cli: Cli, clock: &dyn Clock, out: &mut dyn Write) -> Result<(), Failure> {
+/// Does what the command line says and writes the result to `out`. Called while the process has one
+/// thread: `dev` still has to name its token in the environment.
+pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), Failure> {
     let socket = cli.socket.as_path();
     match cli.command {
+        Command::Dev(arguments) => {
+            let mut screen = Screen::new(out, arguments.shown.output);
+            dev::run(&arguments, clock, &mut screen)
+        }
+        Command::Server(configuration) => server::run(&configuration.config, clock),
         Command::Check(arguments) => {
             let mut screen = Screen::new(out, arguments.shown.output);
             check::check(&arguments.configuration.config, &mut screen)
         }
         Command::X509(cli::X509::Mint(arguments)) => {
             let mut screen = Screen::new(out, arguments.shown.output);
-            wait(x509::mint(arguments, socket, clock, &mut screen))
+            wait(x509::mint(arguments, socket, &*clock, &mut screen))
         }
         Command::X509(cli::X509::Show(arguments)) => {
             let mut screen = Screen::new(out, arguments.shown.output);
-            x509::show(&arguments.file, clock, &mut screen)
+            x509::show(&arguments.file, &*clock, &mut screen)
         }
         Command::Jwt(cli::Jwt::Mint(arguments)) => {
             let mut screen = Screen::new(out, arguments.shown.output);

@@ -116,6 +116,8 @@ pub struct KeySection {
     pub sessions: Option<Spanned<u16>>,
     /// `pkcs11`: how many signatures may wait for a session.
     pub queue: Option<Spanned<u32>>,
+    /// `pkcs11`: whether sessions that only sign are opened read-write too.
+    pub read_write_sessions: Option<Spanned<bool>>,
 }
 
 /// The kinds of key store.

@@ -11,6 +11,7 @@ use ca_core::issuer::Lifetimes;
 use ca_core::key::KeyType;
 use ca_core::name::{Attribute, Name};
 use ca_core::token::TokenSettings;
+use keymanager::SecretSource;
 use toml::Spanned;
 
 use super::Period;
@@ -76,7 +77,7 @@ pub struct SoftwareSettings {
     /// Their folder.
     pub dir: PathBuf,
     /// Where the key is that seals them.
-    pub seal_key: Secret,
+    pub seal_key: SecretSource,
 }
 
 /// A key store behind a PKCS#11 library.
@@ -89,11 +90,13 @@ pub struct Pkcs11Settings {
     /// The token's serial number, where labels are not unique.
     pub serial: Option<String>,
     /// Where the user PIN is.
-    pub pin: Secret,
-    /// Sessions that sign at once; 1 to 1024.
+    pub pin: SecretSource,
+    /// Sessions per key that sign at once; 1 to 64.
     pub sessions: u16,
-    /// Signatures that may wait for a session; 1 to 1,000,000.
+    /// Signatures per key that may wait for a session; 1 to 65536.
     pub queue: u32,
+    /// Whether sessions that only sign are opened read-write too.
+    pub read_write_sessions: bool,
 }
 
 impl Settings {
@@ -229,6 +232,7 @@ impl Check<'_> {
         self.foreign(TYPE, "pin", &section.pin);
         self.foreign(TYPE, "sessions", &section.sessions);
         self.foreign(TYPE, "queue", &section.queue);
+        self.foreign(TYPE, "read_write_sessions", &section.read_write_sessions);
         let dir = self.needed(&span, TYPE, "dir", section.dir);
         let seal_key = self.needed(&span, TYPE, "seal_key", section.seal_key);
         Some(SoftwareSettings { dir: self.base.join(dir?), seal_key: self.secret(seal_key?) })
@@ -241,8 +245,8 @@ impl Check<'_> {
         let module = self.needed(&span, TYPE, "module", section.module);
         let token = self.needed(&span, TYPE, "token", section.token);
         let pin = self.needed(&span, TYPE, "pin", section.pin);
-        let sessions = self.within("sessions", section.sessions, 4, 1_024);
-        let queue = self.within("queue", section.queue, 256, 1_000_000);
+        let sessions = self.within("sessions", section.sessions, 4, 64);
+        let queue = self.within("queue", section.queue, 256, 65_536);
         Some(Pkcs11Settings {
             module: self.base.join(module?),
             token: token?,
@@ -250,6 +254,7 @@ impl Check<'_> {
             pin: self.secret(pin?),
             sessions,
             queue,
+            read_write_sessions: section.read_write_sessions.is_some_and(Spanned::into_inner),
         })
     }
 
@@ -295,10 +300,11 @@ impl Check<'_> {
         count
     }
 
-    fn secret(&self, secret: Secret) -> Secret {
+    fn secret(&self, secret: Secret) -> SecretSource {
         match secret {
-            Secret::File(path) => Secret::File(self.base.join(path)),
-            named @ (Secret::Credential(_) | Secret::Env(_)) => named,
+            Secret::File(path) => SecretSource::File(self.base.join(path)),
+            Secret::Credential(name) => SecretSource::Credential(name),
+            Secret::Env(name) => SecretSource::Environment(name),
         }
     }
 

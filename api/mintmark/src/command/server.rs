@@ -1,0 +1,29 @@
+//! `mintmark server`
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ca_core::clock::Clock;
+
+use crate::config;
+use crate::exit::Failure;
+use crate::server::{Server, shutdown_signal};
+use crate::telemetry::{self, Destination};
+
+/// Runs the server that a configuration describes until it is asked to end.
+pub(super) fn run(path: &Path, clock: Arc<dyn Clock>) -> Result<(), Failure> {
+    let settings = config::load(path)?;
+    let log_levels =
+        telemetry::start(settings.logging, Destination::StandardError).map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
+    runtime.block_on(async {
+        // Before anything slow: a start that is interrupted ends as cleanly as a server.
+        let shutdown = shutdown_signal().map_err(Failure::failed)?;
+        tokio::pin!(shutdown);
+        let server = tokio::select! {
+            started = Server::start(&settings, clock, log_levels) => started.map_err(Failure::failed)?,
+            () = &mut shutdown => return Ok(()),
+        };
+        server.serve(shutdown).await.map_err(Failure::failed)
+    })
+}

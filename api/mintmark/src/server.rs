@@ -1,0 +1,153 @@
+//! `mintmark server`: from settings to a process that answers, and its end.
+//!
+//! Everything is built before the admin socket is bound, so that whoever can connect gets answers. The
+//! order of [`Server::start`] is the order of what can go wrong without consequences: the store's lock
+//! first, so that a second server on the same folder never tries a PIN; the keys next; then the
+//! authorities, which need both; the socket last.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ca_core::authority::{AuthorityError, establish};
+use ca_core::clock::Clock;
+use ca_core::key::{KeyError, KeyStore, StoreDescription};
+use ca_core::mint::Mint;
+use ca_core::serial::RandomSerials;
+use ca_core::store::{Embedded, StoreError};
+use keymanager::pkcs11::{self, TokenSelector};
+use keymanager::{Pkcs11Store, SealKey, SoftwareStore};
+use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{KeySettings, Settings};
+use crate::telemetry::ProcessLog;
+
+/// Why the server does not start, or stopped by itself.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The state store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The key store.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The authorities.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The admin socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The system refused a thread or a signal handler.
+    #[error("the system refused what a server needs: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A server whose authorities are established and whose admin socket is bound: calls wait in the
+/// socket until [`serve`](Self::serve).
+pub struct Server {
+    socket: AdminSocket,
+    services: Services,
+    /// Holds the lock on the state for as long as the server runs.
+    store: Arc<Embedded>,
+}
+
+impl Server {
+    /// Builds everything that the settings name, in the order of the module's description.
+    pub async fn start(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        log_levels: Arc<LogLevels>,
+    ) -> Result<Self, ServerError> {
+        let store = open_store(settings.store_dir.clone()).await?;
+        let keys = open_keys(settings).await?;
+        let serials = RandomSerials::new();
+        let now = clock.now();
+        let authorities = establish(&settings.authorities, &*store, &*keys, &serials, now).await?;
+        tracing::info!(
+            trust_domain = settings.trust_domain.name(),
+            x509_authority = %authorities.x509.authority(),
+            jwt_authority = %authorities.jwt.kid(),
+            keys = keys.description().place,
+            "authorities are established"
+        );
+        let services = Services {
+            mint: Arc::new(Mint::new(authorities, Box::new(serials), Arc::new(ProcessLog))),
+            clock,
+            key_store: keys.description().clone(),
+            log_levels,
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
+        Ok(Self { socket, services, store })
+    }
+
+    /// Where the authorities' keys are.
+    #[must_use]
+    pub fn key_store(&self) -> &StoreDescription {
+        &self.services.key_store
+    }
+
+    /// What it mints with.
+    #[must_use]
+    pub fn mint(&self) -> &Arc<Mint> {
+        &self.services.mint
+    }
+
+    /// Answers until `shutdown` resolves; then lets calls under way end, for some seconds.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self { socket, services, store } = self;
+        tracing::info!(socket = %socket.path().display(), "serving");
+        socket.serve(services, shutdown).await?;
+        tracing::info!("stopped");
+        // Closing the store waits for its file.
+        let closed = tokio::task::spawn_blocking(move || drop(store)).await;
+        closed.map_err(|panic| io::Error::other(panic).into())
+    }
+}
+
+/// Resolves when the process is asked to end: SIGTERM from a service manager, SIGINT from a terminal.
+pub fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+async fn open_store(directory: PathBuf) -> Result<Arc<Embedded>, ServerError> {
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory)).await;
+    Ok(Arc::new(opened.map_err(io::Error::other)??))
+}
+
+/// Opens the one key store that the authorities use; the others are left alone.
+async fn open_keys(settings: &Settings) -> Result<Arc<dyn KeyStore>, ServerError> {
+    let trust_domain = settings.trust_domain.name();
+    let chosen = settings.keys.get(&settings.authority_keys);
+    Ok(match chosen.expect("the settings name a key store that they hold") {
+        KeySettings::Software(software) => {
+            let seal = SealKey::read(&software.seal_key).await?;
+            let directory = software.dir.clone();
+            Arc::new(SoftwareStore::open(directory, seal, trust_domain).await?)
+        }
+        KeySettings::Pkcs11(token) => {
+            let selector = TokenSelector::label(&token.token);
+            let settings = pkcs11::Settings {
+                module: token.module.clone(),
+                token: match &token.serial {
+                    Some(serial) => selector.with_serial(serial),
+                    None => selector,
+                },
+                pin: token.pin.clone(),
+                sessions: token.sessions.into(),
+                queue: usize::try_from(token.queue).unwrap_or(usize::MAX),
+                read_write_sessions: token.read_write_sessions,
+            };
+            Arc::new(Pkcs11Store::open(settings, trust_domain).await?)
+        }
+    })
+}

@@ -1,0 +1,94 @@
+//! The log of the process, and the record of each SVID in it.
+
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use ca_core::log::{Document, IssuanceLog, IssuanceRecord, LogError};
+use mintmark_signer::LogLevels;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Layer as _, fmt, registry, reload};
+
+use crate::config::{LogFormat, LogLevel, Logging};
+
+/// The target of issuance records: written at every log level, for nothing may be released unrecorded.
+const ISSUED: &str = "mintmark::issued";
+
+/// The target under which the PKCS#11 binding calls each mechanism that it has no name for an error, by
+/// the dozen at each start. What we need of a token is checked, and said, by `keymanager`.
+const MECHANISMS: &str = "cryptoki::mechanism";
+
+/// Where the lines of the log go.
+#[derive(Debug)]
+pub enum Destination {
+    /// Standard error, as service managers want it.
+    StandardError,
+    /// A file, at its end.
+    File(File),
+}
+
+/// Starts the log of this process, once, and gives the handle that changes its level.
+pub fn start(logging: Logging, destination: Destination) -> Result<Arc<LogLevels>, TryInitError> {
+    let launch = level(logging.level);
+    let (filter, handle) = reload::Layer::new(launch);
+    let filter = filter
+        .and(filter_fn(|metadata| metadata.target() != MECHANISMS))
+        .or(filter_fn(|metadata| metadata.target() == ISSUED));
+    let (writer, colours) = match destination {
+        Destination::StandardError => {
+            (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal())
+        }
+        Destination::File(file) => (BoxMakeWriter::new(Mutex::new(file)), false),
+    };
+    let lines = fmt::layer().with_writer(writer).with_ansi(colours);
+    let lines = match logging.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    registry().with(lines.with_filter(filter)).try_init()?;
+    Ok(Arc::new(LogLevels::new(launch, handle)))
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Writes the record of each SVID as a line of the process's log. Whoever keeps that log keeps the
+/// record; this process cannot tell whether a line has reached a disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessLog;
+
+#[async_trait]
+impl IssuanceLog for ProcessLog {
+    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
+        let IssuanceRecord { document, digest, id, not_before, not_after, authority, caller, time } =
+            record;
+        let digest = hexadecimal(&digest);
+        match document {
+            Document::X509 { serial, key_digest } => tracing::info!(
+                target: ISSUED, %id, %serial, key = hexadecimal(&key_digest), digest, %not_before,
+                %not_after, %authority, %caller, %time, "X.509-SVID",
+            ),
+            Document::Jwt { audience } => tracing::info!(
+                target: ISSUED, %id, audience, digest, %not_before, %not_after, %authority, %caller,
+                %time, "JWT-SVID",
+            ),
+        }
+        Ok(())
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
