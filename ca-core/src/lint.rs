@@ -393,7 +393,7 @@ mod tests {
             Self {
                 id: SpiffeId::from_parts("example.test", "/web").unwrap(),
                 trust_domain,
-                key: PublicKey::from_ed25519(&[9; 32]),
+                key: PublicKey::from_ed25519(&[9; 32]).unwrap(),
                 issuer: ca(),
                 profile: Profile::Workload,
             }
@@ -472,7 +472,7 @@ mod tests {
 
     /// A CA certificate valid in 2026, not self-signed so that no key is needed.
     fn ca() -> CaCertificate {
-        let key = PublicKey::from_ed25519(&[7; 32]);
+        let key = PublicKey::from_ed25519(&[7; 32]).unwrap();
         let mut pieces = Pieces {
             version: b"\xa0\x03\x02\x01\x02".to_vec(),
             serial: vec![1],
@@ -514,7 +514,7 @@ mod tests {
         leaf.breaks("RFC 5280 §4.1.2.4", |p| p.issuer = vec![0x30, 0]);
         leaf.breaks("RFC 5280 §6.1.3 (a)(4)", |p| p.issuer = named("other").der().to_vec());
         leaf.breaks("RFC 5280 §4.1.2.7", |p| {
-            p.spki = PublicKey::from_ed25519(&[8; 32]).spki().to_vec();
+            p.spki = PublicKey::from_ed25519(&[8; 32]).unwrap().spki().to_vec();
         });
         Case::ca().breaks("RFC 5280 §4.1.2.6", |p| p.subject = vec![0x30, 0]);
     }

@@ -234,7 +234,7 @@ fn an_ed25519_key_of_small_order_is_refused() {
     let mut identity = [0; 32];
     identity[0] = 1;
     let draft = Draft {
-        spki: PublicKey::from_ed25519(&identity).spki().to_vec(),
+        spki: encode(tag::SEQUENCE, &[b"\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00", &identity]),
         algorithm: SignatureAlgorithm::Ed25519.identifier().to_vec(),
         ..draft()
     };
@@ -438,7 +438,7 @@ fn signers() -> Vec<(PublicKey, Sign)> {
         move |message: &[u8]| Signature::from_rsa(&rsa.sign(&RSA_PKCS1_SHA256, message)).unwrap();
     signers.push((key, Box::new(sign)));
     let pair = Ed25519KeyPair::generate().unwrap();
-    let key = PublicKey::from_ed25519(pair.public_key().as_ref().try_into().unwrap());
+    let key = PublicKey::from_ed25519(pair.public_key().as_ref().try_into().unwrap()).unwrap();
     let sign = move |message: &[u8]| Signature::from_ed25519(pair.sign(message).as_ref()).unwrap();
     signers.push((key, Box::new(sign)));
     signers

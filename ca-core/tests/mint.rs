@@ -14,12 +14,15 @@ use ca_core::clock::Timestamp;
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::issuer::{IssueError, Lifetimes};
-use ca_core::key::{KeyName, KeyStore, KeyType, Signature, SignatureAlgorithm};
+use ca_core::key::{
+    KeyDescription, KeyError, KeyName, KeyStore, KeyType, Signature, SignatureAlgorithm,
+    SigningKey, StoreDescription,
+};
 use ca_core::log::{Caller, Document, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::{Mint, MintError};
 use ca_core::policy::{self, Refusal};
 use ca_core::serial::RandomSerials;
-use ca_core::store::Embedded;
+use ca_core::store::{self, Commit, Consistency, Embedded, Op, StateStore};
 use ca_core::token::TokenSettings;
 use der::{Decode as _, Encode as _};
 use keymanager::SoftwareStore;
@@ -389,6 +392,83 @@ async fn a_missing_or_changed_key_and_another_trust_domain_stop_the_start() {
     };
     let moved = world.start(&other, now()).await;
     assert!(matches!(moved, Err(AuthorityError::OtherTrustDomain { .. })));
+}
+
+/// A key store of software keys that makes no RSA keys.
+#[derive(Debug)]
+struct NoRsa<'a>(&'a SoftwareStore);
+
+#[async_trait]
+impl KeyStore for NoRsa<'_> {
+    fn description(&self) -> &StoreDescription {
+        self.0.description()
+    }
+
+    async fn create(
+        &self,
+        name: &KeyName,
+        key_type: KeyType,
+    ) -> Result<Arc<dyn SigningKey>, KeyError> {
+        if key_type == KeyType::Rsa2048 {
+            let place = "a token without RSA".to_owned();
+            return Err(KeyError::Unsupported { key_type, place });
+        }
+        self.0.create(name, key_type).await
+    }
+
+    async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
+        self.0.find(name).await
+    }
+
+    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+        self.0.list().await
+    }
+
+    async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
+        self.0.retire(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_failed_for_a_kind_of_key_works_once_the_setting_is_corrected() {
+    let world = World::new();
+    let (keys, serials) = (NoRsa(&world.keys), RandomSerials::new());
+    let wrong = settings(KeyType::Rsa2048);
+    let failed = authority::establish(&wrong, &world.store, &keys, &serials, now()).await;
+    assert!(matches!(failed, Err(AuthorityError::Key(KeyError::Unsupported { .. }))), "{failed:?}");
+    let right = settings(KeyType::EcP256);
+    let started = authority::establish(&right, &world.store, &keys, &serials, now()).await.unwrap();
+    assert_eq!(started.x509.certificate().algorithm(), SignatureAlgorithm::EcdsaP256Sha256);
+}
+
+#[tokio::test]
+async fn a_kind_of_key_that_signs_no_tokens_is_refused_before_it_is_made() {
+    let world = World::new();
+    let wrong = AuthoritySettings { jwt_key_type: KeyType::Ed25519, ..settings(KeyType::EcP256) };
+    let failed = world.start(&wrong, now()).await;
+    assert!(matches!(failed, Err(AuthorityError::Token(_))), "{failed:?}");
+    assert_eq!(world.keys.list().await.unwrap(), []);
+    world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_authority_outside_the_bundle_never_signs() {
+    for (lost, kind) in [("x509", "X.509"), ("jwt", "JWT")] {
+        let world = World::new();
+        world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+        let key = store::key::bundle_head(store::key::TrustDomainNumber::OWN);
+        let snapshot =
+            world.store.get(std::slice::from_ref(&key), Consistency::Strong).await.unwrap();
+        let entry = snapshot.entries[0].clone().unwrap();
+        let mut bundle: serde_json::Value = store::record::decode(1, &entry).unwrap();
+        bundle[lost] = serde_json::json!([]);
+        let op = Op::Put(key, store::record::encode(1, &bundle));
+        world.store.commit(Commit::new(vec![], vec![op]).unwrap()).await.unwrap();
+        match world.start(&settings(KeyType::EcP256), now()).await {
+            Err(AuthorityError::NotInBundle(found, _)) => assert_eq!(found, kind),
+            other => panic!("{lost}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -126,7 +126,7 @@ fn key(kind: u8, seed: &[u8]) -> PublicKey {
             let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).unwrap();
             PublicKey::from_ec_point(pair.public_key().as_ref()).unwrap()
         }
-        2 => PublicKey::from_ed25519(seed.first_chunk().unwrap()),
+        2 => PublicKey::from_ed25519(seed.first_chunk().unwrap()).unwrap(),
         size => {
             let mut modulus = seed.repeat(if size == 3 { 4 } else { 8 });
             modulus[0] |= 0x80;

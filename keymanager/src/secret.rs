@@ -9,6 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use ca_core::key::KeyError;
 use zeroize::Zeroizing;
 
+use crate::blocking;
+
 /// The longest secret that is read, in bytes. A PIN has a few, a seal key at most 64.
 const LONGEST: u64 = 4096;
 
@@ -34,6 +36,22 @@ impl fmt::Display for SecretSource {
 }
 
 impl SecretSource {
+    /// Whether there is a secret at this place, guarded as it must be. What it is is not looked at.
+    ///
+    /// # Errors
+    /// [`KeyError::Setup`] with what is wrong and what to do.
+    pub async fn check(&self) -> Result<(), KeyError> {
+        let source = self.clone();
+        blocking::run(&self.to_string(), move || {
+            let secret = source.read()?;
+            if trim_line_end(&secret).is_empty() {
+                return Err(source.unusable("it is empty".to_owned()));
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// The bytes of the secret as they stand there, at most 4096. Blocks on files.
     pub(crate) fn read(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         match self {

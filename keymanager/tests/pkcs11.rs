@@ -389,17 +389,17 @@ async fn a_full_queue_is_busy_at_once() {
     let token = Token::fresh();
     let key = slow_key(&token).await;
     let mut signing: Vec<_> =
-        (0..8).map(|_| Box::pin(key.sign(ToBeSigned::probe([1; 32])))).collect();
+        (0..32).map(|_| Box::pin(key.sign(ToBeSigned::probe([1; 32])))).collect();
     let mut busy = 0;
     for future in &mut signing {
         // One poll alone: a full queue answers without waiting.
-        if let Poll::Ready(result) = poll_once(future).await {
-            let Err(SignError::Busy { retry_after, .. }) = result else { panic!("{result:?}") };
-            assert!(retry_after.as_millis() >= 1);
+        if let Poll::Ready(Err(error)) = poll_once(future).await {
+            let SignError::Busy { retry_after, .. } = error else { panic!("{error}") };
+            assert!((1..=10_000).contains(&retry_after.as_millis()), "{retry_after:?}");
             busy += 1;
         }
     }
-    assert!(busy >= 6, "one is being signed, one waits, {busy} were refused");
+    assert!(busy >= 8, "one is being signed, one waits, {busy} of 32 were refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -418,7 +418,7 @@ async fn a_job_that_nobody_waits_for_is_not_signed() {
     }
     let started = Instant::now();
     key.sign(ToBeSigned::probe([1; 32])).await.unwrap();
-    assert!(started.elapsed() < one * 100, "the 500 abandoned jobs were signed");
+    assert!(started.elapsed() < one * 250, "the 500 abandoned jobs were signed");
 }
 
 async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {

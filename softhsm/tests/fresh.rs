@@ -1,7 +1,5 @@
 //! Tests in one process: each has a token of its own.
 
-#![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
-
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

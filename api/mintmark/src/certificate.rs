@@ -151,7 +151,8 @@ fn instant(time: Time) -> Timestamp {
     Timestamp::EPOCH.plus(time.to_unix_duration())
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Lower case, without separators.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

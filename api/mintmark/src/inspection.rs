@@ -1,16 +1,17 @@
 //! What a configuration points at: do the folders, secrets and libraries exist, and are they guarded?
 //!
-//! Opens no key store and uses no PIN, so that it can be run beside a working server. What is found is
+//! Logs in to no token and opens no key, so that it can be run beside a working server. What is found is
 //! as of now and for the user who asks; run it as the user of the server.
 
-use std::fs::{self, Metadata};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use keymanager::SecretSource;
+use keymanager::{Pkcs11Store, SealKey, SecretSource};
+use mintmark_signer::AdminSocket;
 use serde::Serialize;
 
-use crate::config::{KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
+use crate::config::{Admin, KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,33 +35,35 @@ pub enum Verdict {
 }
 
 /// Looks at everything that the settings name, in the order of the file.
-#[must_use]
-pub fn inspect(settings: &Settings) -> Vec<Finding> {
-    let mut findings = vec![Finding {
-        setting: "[server.admin] socket".to_owned(),
-        ..socket(&settings.admin.socket)
-    }];
+pub async fn inspect(settings: &Settings) -> Vec<Finding> {
+    let mut findings = vec![socket(&settings.admin).of("[server.admin] socket")];
     for (name, store) in &settings.keys {
         let section = format!("[keys.{name}]");
         match store {
-            KeySettings::Software(software) => inspect_software(&section, software, &mut findings),
-            KeySettings::Pkcs11(token) => inspect_token(&section, token, &mut findings),
+            KeySettings::Software(SoftwareSettings { dir, seal_key }) => {
+                findings.push(private_folder(dir).of(&format!("{section} dir")));
+                findings.push(seal(seal_key).await.of(&format!("{section} seal_key")));
+            }
+            KeySettings::Pkcs11(settings) => {
+                let library = library(&settings.module);
+                // A library that others may change is not loaded.
+                let is_sound = library.verdict == Verdict::Good;
+                findings.push(library.of(&format!("{section} module")));
+                if is_sound {
+                    findings.push(token(settings).await.of(&format!("{section} token")));
+                }
+                findings.push(secret(&settings.pin).await.of(&format!("{section} pin")));
+            }
         }
     }
-    findings
-        .push(Finding { setting: "[store] dir".to_owned(), ..private_folder(&settings.store_dir) });
+    findings.push(private_folder(&settings.store_dir).of("[store] dir"));
     findings
 }
 
-fn inspect_software(section: &str, settings: &SoftwareSettings, findings: &mut Vec<Finding>) {
-    let SoftwareSettings { dir, seal_key } = settings;
-    findings.push(Finding { setting: format!("{section} dir"), ..private_folder(dir) });
-    findings.push(Finding { setting: format!("{section} seal_key"), ..secret(seal_key) });
-}
-
-fn inspect_token(section: &str, settings: &Pkcs11Settings, findings: &mut Vec<Finding>) {
-    findings.push(Finding { setting: format!("{section} module"), ..library(&settings.module) });
-    findings.push(Finding { setting: format!("{section} pin"), ..secret(&settings.pin) });
+impl Finding {
+    fn of(self, setting: &str) -> Self {
+        Self { setting: setting.to_owned(), ..self }
+    }
 }
 
 fn good(detail: String) -> Finding {
@@ -71,19 +74,21 @@ fn fault(detail: String) -> Finding {
     Finding { setting: String::new(), verdict: Verdict::Fault, detail }
 }
 
-/// The folder of a socket must keep strangers out, since the mode of a socket alone does not everywhere.
-fn socket(path: &Path) -> Finding {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    match fs::metadata(folder) {
-        Ok(found) if !found.is_dir() => fault(format!("{} is no folder", folder.display())),
-        Ok(found) if found.mode() & 0o022 != 0 => fault(format!(
-            "others may write to {} (mode {:04o}) and put a socket of their own there; run: chmod go-w {}",
-            folder.display(),
-            found.mode() & 0o7777,
-            folder.display()
+/// The socket's folder is made at the first start if the one above it is there.
+fn socket(admin: &Admin) -> Finding {
+    if let Err(error) = AdminSocket::check(&admin.socket, admin.group.as_deref()) {
+        return fault(error.to_string());
+    }
+    let folder = admin.socket.parent().unwrap_or(Path::new("/"));
+    if folder.exists() {
+        return writable(folder);
+    }
+    match folder.parent() {
+        Some(above) if !above.exists() => fault(format!(
+            "{} is not there; make it, owned by root or the server's user",
+            above.display()
         )),
-        Ok(_) => writable(folder),
-        Err(_) => creatable(folder),
+        _ => creatable(folder),
     }
 }
 
@@ -124,50 +129,40 @@ fn creatable(folder: &Path) -> Finding {
     }
 }
 
-fn secret(source: &SecretSource) -> Finding {
-    match source {
-        SecretSource::File(path) => match fs::metadata(path) {
-            Ok(found) => secret_file(path, &found),
-            Err(error) => fault(format!("cannot read {}: {error}", path.display())),
-        },
-        SecretSource::Environment(name) if std::env::var_os(name).is_some() => {
-            good(format!("environment variable {name} is set"))
-        }
-        // The server may be started with another environment than this command.
-        SecretSource::Environment(name) => fault(format!(
-            "environment variable {name} is not set here; it must be where the server starts"
-        )),
-        SecretSource::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-            Some(folder) if Path::new(&folder).join(name).is_file() => {
-                good(format!("credential {name} is there"))
-            }
-            Some(_) => {
-                fault(format!("credential {name} is not loaded; add LoadCredential={name}:PATH"))
-            }
-            None => good(format!(
-                "credential {name} is given by systemd when it starts the server; not looked at"
-            )),
-        },
+async fn seal(source: &SecretSource) -> Finding {
+    if let Some(finding) = later_credential(source) {
+        return finding;
+    }
+    match SealKey::read(source).await {
+        Ok(_) => good(format!("{source} holds a key")),
+        Err(error) => fault(error.to_string()),
     }
 }
 
-fn secret_file(path: &Path, found: &Metadata) -> Finding {
-    let mode = found.permissions().mode() & 0o7777;
-    if !found.is_file() {
-        fault(format!("{} is no file", path.display()))
-    } else if mode & 0o077 != 0 {
-        fault(format!(
-            "others can reach {} (mode {mode:04o}); run: chmod 600 {}",
-            path.display(),
-            path.display()
+async fn secret(source: &SecretSource) -> Finding {
+    if let Some(finding) = later_credential(source) {
+        return finding;
+    }
+    match source.check().await {
+        Ok(()) => good(format!("{source} is set and guarded")),
+        Err(error) => fault(error.to_string()),
+    }
+}
+
+/// A credential exists only while the service manager runs the server; elsewhere there is nothing to see.
+fn later_credential(source: &SecretSource) -> Option<Finding> {
+    let SecretSource::Credential(name) = source else { return None };
+    std::env::var_os("CREDENTIALS_DIRECTORY").is_none().then(|| {
+        good(format!(
+            "credential {name} comes from systemd when it starts the server; not looked at"
         ))
-    } else if found.len() == 0 {
-        fault(format!("{} is empty", path.display()))
-    } else {
-        match rustix::fs::access(path, rustix::fs::Access::READ_OK) {
-            Ok(()) => good(format!("{} is there (mode {mode:04o})", path.display())),
-            Err(error) => fault(format!("cannot read {}: {error}", path.display())),
-        }
+    })
+}
+
+async fn token(settings: &Pkcs11Settings) -> Finding {
+    match Pkcs11Store::find_token(&settings.module, &settings.selector()).await {
+        Ok(place) => good(format!("{place} is there; its PIN was not tried")),
+        Err(error) => fault(error.to_string()),
     }
 }
 
@@ -193,6 +188,7 @@ fn library(path: &Path) -> Finding {
 mod tests {
     use super::*;
     use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn with_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -212,29 +208,36 @@ mod tests {
         assert_eq!(private_folder(&folder).verdict, Verdict::Good);
     }
 
-    #[test]
-    fn a_secret_is_a_file_for_its_owner_only() {
+    #[tokio::test]
+    async fn a_secret_is_a_file_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pin");
-        let look = || secret(&SecretSource::File(path.clone()));
-        assert!(look().detail.contains("No such file"));
-        fs::write(&path, "1234").unwrap();
+        let source = SecretSource::File(path.clone());
+        assert_eq!(secret(&source).await.verdict, Verdict::Fault);
+        fs::write(&path, "1234\n").unwrap();
         with_mode(&path, 0o640);
-        assert!(look().detail.contains("chmod 600 "), "{}", look().detail);
+        assert!(secret(&source).await.detail.contains("chmod 600 "));
         with_mode(&path, 0o600);
-        assert_eq!(look().verdict, Verdict::Good);
-        assert!(!look().detail.contains("1234"));
-        fs::write(&path, "").unwrap();
-        assert!(look().detail.contains("is empty"));
+        let found = secret(&source).await;
+        assert_eq!(found.verdict, Verdict::Good);
+        assert!(!found.detail.contains("1234"));
+        assert!(seal(&source).await.detail.contains("64 hexadecimal digits"));
+        fs::write(&path, "\n").unwrap();
+        assert!(secret(&source).await.detail.contains("it is empty"));
     }
 
     #[test]
     fn a_socket_in_a_folder_that_anyone_may_write_to_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admin.sock");
-        assert_eq!(socket(&path).verdict, Verdict::Good);
+        let mut admin = Admin { socket: folder.path().join("admin.sock"), group: None };
+        assert_eq!(socket(&admin).verdict, Verdict::Good);
         with_mode(folder.path(), 0o777);
-        assert!(socket(&path).detail.contains("chmod go-w "));
+        assert!(socket(&admin).detail.contains("chmod go-w "));
+        with_mode(folder.path(), 0o700);
+        admin.group = Some("no-such-group".to_owned());
+        assert!(socket(&admin).detail.contains("no-such-group"));
+        admin = Admin { socket: folder.path().join("a/b/admin.sock"), group: None };
+        assert!(socket(&admin).detail.contains("/a is not there"));
     }
 
     #[test]

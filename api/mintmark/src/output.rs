@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::cli::Output;
 use crate::exit::Failure;
@@ -39,8 +40,11 @@ impl<'a> Screen<'a> {
 
     /// Prints a JSON value and ends the line.
     pub fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
-        self.text(&format!("{text}\n"))
+        // It may hold a key or a token that was asked for.
+        let mut text =
+            Zeroizing::new(serde_json::to_string_pretty(value).map_err(Failure::failed)?);
+        text.push('\n');
+        self.text(&text)
     }
 
     /// Prints a text as it is. A reader that has seen enough (`| head`) is no failure.

@@ -15,8 +15,7 @@ use ca_core::key::{KeyError, KeyStore, StoreDescription};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
-use keymanager::pkcs11::{self, TokenSelector};
-use keymanager::{Pkcs11Store, SealKey, SoftwareStore};
+use keymanager::{Pkcs11Store, SealKey, SoftwareStore, pkcs11};
 use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -135,13 +134,9 @@ async fn open_keys(settings: &Settings) -> Result<Arc<dyn KeyStore>, ServerError
             Arc::new(SoftwareStore::open(directory, seal, trust_domain).await?)
         }
         KeySettings::Pkcs11(token) => {
-            let selector = TokenSelector::label(&token.token);
             let settings = pkcs11::Settings {
                 module: token.module.clone(),
-                token: match &token.serial {
-                    Some(serial) => selector.with_serial(serial),
-                    None => selector,
-                },
+                token: token.selector(),
                 pin: token.pin.clone(),
                 sessions: token.sessions.into(),
                 queue: usize::try_from(token.queue).unwrap_or(usize::MAX),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use ca_core::log::{Document, IssuanceLog, IssuanceRecord, LogError};
 use mintmark_signer::LogLevels;
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -14,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt, registry, reload};
 
+use crate::certificate::hexadecimal;
 use crate::config::{LogFormat, LogLevel, Logging};
 
 /// The target of issuance records: written at every log level, for nothing may be released unrecorded.
@@ -22,6 +24,14 @@ const ISSUED: &str = "mintmark::issued";
 /// The target under which the PKCS#11 binding calls each mechanism that it has no name for an error, by
 /// the dozen at each start. What we need of a token is checked, and said, by `keymanager`.
 const MECHANISMS: &str = "cryptoki::mechanism";
+
+/// Whether events of this target speak of HTTP/2 frames and connections: at the finer levels they would
+/// drown what Mintmark says itself.
+fn is_wire(target: &str) -> bool {
+    ["h2::", "hyper::", "hyper_util::", "tonic::", "tower::"]
+        .iter()
+        .any(|prefix| target.starts_with(prefix))
+}
 
 /// Where the lines of the log go.
 #[derive(Debug)]
@@ -38,6 +48,7 @@ pub fn start(logging: Logging, destination: Destination) -> Result<Arc<LogLevels
     let (filter, handle) = reload::Layer::new(launch);
     let filter = filter
         .and(filter_fn(|metadata| metadata.target() != MECHANISMS))
+        .and(filter_fn(|metadata| !is_wire(metadata.target()) || *metadata.level() <= Level::WARN))
         .or(filter_fn(|metadata| metadata.target() == ISSUED));
     let (writer, colours) = match destination {
         Destination::StandardError => {
@@ -87,8 +98,4 @@ impl IssuanceLog for ProcessLog {
         }
         Ok(())
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -153,3 +153,54 @@ fn it_serves_on_until_it_is_interrupted_and_removes_its_folder() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
+
+/// A configuration for the token and the state that a `dev` has left in `folder`.
+fn configuration_for(folder: &Path, label: &str, pin: &str) -> String {
+    let path = folder.join("mintmark.toml");
+    let module = softhsm::find_module().unwrap();
+    let text = format!(
+        "[trust_domain]\nname = \"dev.test\"\n[server.admin]\nsocket = \"admin.sock\"\n\
+         [keys.token]\ntype = \"pkcs11\"\nmodule = {module:?}\ntoken = \"{label}\"\n\
+         pin = {{ file = \"{pin}\" }}\n[store]\ndir = \"state\"\n"
+    );
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs a command on the tokens of `folder`: exit code, and everything it said.
+fn on_token(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_mintmark"))
+        .args(arguments)
+        .env("SOFTHSM2_CONF", folder.join("softhsm2.conf"))
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn a_configured_token_is_checked_without_its_pin_and_a_wrong_pin_is_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("state");
+    succeeds(&mut dev(scratch.path(), &["--once", "--dir", folder.to_str().unwrap()]));
+
+    let config = configuration_for(&folder, "mintmark dev", "pin");
+    let (code, said) = on_token(&folder, &["check", "--config", &config]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(line_with(&said, "[keys.token] token").contains("its PIN was not tried"), "{said}");
+
+    let config = configuration_for(&folder, "another", "pin");
+    let (code, said) = on_token(&folder, &["check", "--config", &config]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(line_with(&said, "[keys.token] token").contains("no such token"), "{said}");
+    let (code, said) = on_token(&folder, &["server", "--config", &config]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no such token") && said.contains("mintmark dev"), "{said}");
+
+    fs::write(folder.join("wrong"), "0000").unwrap();
+    fs::set_permissions(folder.join("wrong"), fs::Permissions::from_mode(0o600)).unwrap();
+    let config = configuration_for(&folder, "mintmark dev", "wrong");
+    let (code, said) = on_token(&folder, &["server", "--config", &config]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("refused the PIN") && !said.contains("0000"), "{said}");
+}

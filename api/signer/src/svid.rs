@@ -50,10 +50,6 @@ impl Svids {
         let grant = policy::mint_x509(self.mint.trust_domain(), csr, request.ttl)?;
         let minting = self.mint.x509(grant, caller.clone(), now);
         let svid = bounded(Document::X509Svid, minting).await?;
-        tracing::info!(
-            %caller, id = %svid.id, serial = %svid.serial, expires_at = %svid.expires_at,
-            "X509-SVID minted"
-        );
         Ok(X509svid {
             id: Some(message(&svid.id)),
             cert_chain: svid.chain,
@@ -69,7 +65,6 @@ impl Svids {
         let grant = policy::mint_jwt(self.mint.trust_domain(), id, request.audience, request.ttl)?;
         let minting = self.mint.jwt(grant, caller.clone(), now);
         let svid = bounded(Document::JwtSvid, minting).await?;
-        tracing::info!(%caller, id = %svid.id(), expires_at = %svid.expires_at(), "JWT-SVID minted");
         Ok(Jwtsvid {
             token: svid.token().to_owned(),
             id: Some(message(svid.id())),

@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use self::record::{AuthorityRecord, BundleRecord, PendingKey, SlotRecord};
+use self::record::{AuthorityRecord, BundleRecord, FORMAT, SlotRecord};
 pub use self::upstream::{UpstreamAuthority, UpstreamChain, UpstreamError};
 use crate::bundle::{Bundle, thumbprint};
 use crate::certificate::CaCertificate;
@@ -31,6 +33,7 @@ use crate::serial::{Serial, SerialError, SerialSource};
 use crate::store::key::{self, Slot, TrustDomainNumber};
 use crate::store::{
     Check, Commit, CommitOutcome, Consistency, Key, Op, StateStore, StoreError, Version,
+    record as envelope,
 };
 use crate::token::{TokenError, TokenIssuer, TokenSettings};
 
@@ -162,6 +165,9 @@ pub enum AuthorityError {
         /// Why.
         reason: String,
     },
+    /// An authority would sign what nobody can verify.
+    #[error("{0} authority {1} is not in the bundle; restore a backup of the state store")]
+    NotInBundle(&'static str, String),
     /// Others kept changing the same slot.
     #[error(
         "the {0} authority is being changed by other processes; start again when they are done"
@@ -180,6 +186,9 @@ pub async fn establish(
     serials: &dyn SerialSource,
     now: Timestamp,
 ) -> Result<Authorities, AuthorityError> {
+    // Before a key is made that could never be used.
+    let tokens_by = settings.jwt_key_type.signature_algorithm();
+    tokens_by.jws().ok_or(TokenError::Algorithm(tokens_by))?;
     let founder = Founder { settings, store, keys, serials, now };
     founder.bundle().await?;
     let x509 = founder.authority(Kind::X509).await?;
@@ -190,6 +199,14 @@ pub async fn establish(
         what: format!("X.509 authority {}", x509.id),
         reason: "it has no certificate".to_owned(),
     })?;
+    // What they sign would verify nowhere.
+    let mut roots = bundle.x509_authorities.iter();
+    if !roots.any(|root| root.certificate == certificate) {
+        return Err(AuthorityError::NotInBundle(Kind::X509.name(), x509.id));
+    }
+    if bundle.jwt_authorities.iter().all(|known| known.kid != jwt.id) {
+        return Err(AuthorityError::NotInBundle(Kind::Jwt.name(), jwt.id));
+    }
     let trust_domain = settings.trust_domain.clone();
     let issuer = Issuer::new(trust_domain, certificate, Vec::new(), x509.key, settings.lifetimes)?;
     let tokens = TokenIssuer::new(jwt.key, &jwt.id, jwt.not_after, settings.tokens.clone())?;
@@ -256,7 +273,7 @@ impl Founder<'_> {
     /// Goes through the steps of the module's description until there is an active authority.
     async fn authority(&self, kind: Kind) -> Result<Found, AuthorityError> {
         for _ in 0..ROUNDS {
-            match self.read::<SlotRecord>(kind.slot(), "slot").await? {
+            match self.read::<SlotRecord>(kind.slot()).await? {
                 None => self.announce(kind, None).await?,
                 Some((slot, version)) => match (&slot.pending, &slot.active) {
                     (Some(pending), _) => self.make(kind, &slot, pending, version).await?,
@@ -287,31 +304,25 @@ impl Founder<'_> {
             None => (Check::Absent(kind.slot()), 0, None),
         };
         let generation = recorded.max(self.last_generation(kind).await?) + 1;
-        let pending = Some(PendingKey {
-            key: self.key_name(kind, generation)?.to_string(),
-            key_type: self.key_type(kind).to_string(),
-        });
+        let pending = Some(self.key_name(kind, generation)?.to_string());
         let slot = SlotRecord { generation, active, pending };
-        self.commit(vec![check], vec![Op::Put(kind.slot(), record::encode(&slot).into())]).await?;
+        self.commit(vec![check], vec![put(kind.slot(), &slot)]).await?;
         Ok(())
     }
 
-    /// Steps 2 and 3.
+    /// Steps 2 and 3. The key that is made is of the kind that is configured now: if the last start failed
+    /// because the key store cannot make another kind, a corrected setting is all that it takes.
     async fn make(
         &self,
         kind: Kind,
         slot: &SlotRecord,
-        pending: &PendingKey,
+        pending: &str,
         version: Version,
     ) -> Result<(), AuthorityError> {
-        let name = parse_key_name(&pending.key)?;
-        let key_type = pending.key_type.parse().map_err(|error| AuthorityError::Record {
-            what: "slot".to_owned(),
-            reason: format!("{error}"),
-        })?;
+        let name = parse_key_name(pending)?;
         let key = match self.keys.find(&name).await? {
             Some(key) => key,
-            None => match self.keys.create(&name, key_type).await {
+            None => match self.keys.create(&name, self.key_type(kind)).await {
                 // Another process was faster by a moment: the next round finds its key.
                 Err(KeyError::Exists(_)) => return Ok(()),
                 created => created?,
@@ -343,17 +354,15 @@ impl Founder<'_> {
         let next =
             SlotRecord { generation: slot.generation, active: Some(id.clone()), pending: None };
         let mut ops = vec![
-            Op::Put(authority_key(&id)?, record::encode(&authority).into()),
-            Op::Put(kind.slot(), record::encode(&next).into()),
-            Op::Put(bundle_key(), record::encode(&BundleRecord::of(&bundle)).into()),
+            put(authority_key(&id)?, &authority),
+            put(kind.slot(), &next),
+            put(bundle_key(), &BundleRecord::of(&bundle)),
         ];
         if let Some(old) = &slot.active {
-            let what = format!("{} authority {old}", kind.name());
-            if let Some((mut ended, _)) =
-                self.read::<AuthorityRecord>(authority_key(old)?, &what).await?
-            {
+            let key = authority_key(old)?;
+            if let Some((mut ended, _)) = self.read::<AuthorityRecord>(key.clone()).await? {
                 ended.state = "old".to_owned();
-                ops.push(Op::Put(authority_key(old)?, record::encode(&ended).into()));
+                ops.push(put(key, &ended));
             }
         }
         self.commit(vec![Check::At(kind.slot(), version), bundle_check], ops).await?;
@@ -363,12 +372,12 @@ impl Founder<'_> {
     /// The active authority with its key, which must be the one of the record.
     async fn load(&self, kind: Kind, id: &str) -> Result<Found, AuthorityError> {
         let what = format!("{} authority {id}", kind.name());
-        let (record, _) = self
-            .read::<AuthorityRecord>(authority_key(id)?, &what)
-            .await?
-            .ok_or_else(|| AuthorityError::Record {
-                what: what.clone(),
-                reason: "the slot names it, but it is not there".to_owned(),
+        let (record, _) =
+            self.read::<AuthorityRecord>(authority_key(id)?).await?.ok_or_else(|| {
+                AuthorityError::Record {
+                    what: what.clone(),
+                    reason: "the slot names it, but it is not there".to_owned(),
+                }
             })?;
         let corrupt = |reason: String| AuthorityError::Record { what: what.clone(), reason };
         let key_name = parse_key_name(&record.key)?;
@@ -450,7 +459,7 @@ impl Founder<'_> {
     /// The stored bundle, or an empty one, and the check that it has not changed since.
     async fn bundle(&self) -> Result<(Bundle, Check), AuthorityError> {
         let trust_domain = &self.settings.trust_domain;
-        Ok(match self.read::<BundleRecord>(bundle_key(), "bundle").await? {
+        Ok(match self.read::<BundleRecord>(bundle_key()).await? {
             Some((record, version)) => {
                 (record.into_bundle(trust_domain)?, Check::At(bundle_key(), version))
             }
@@ -470,22 +479,21 @@ impl Founder<'_> {
             if bundle.sequence == stored {
                 return Ok(bundle);
             }
-            let value = record::encode(&BundleRecord::of(&bundle));
-            if self.commit(vec![check], vec![Op::Put(bundle_key(), value.into())]).await? {
+            let op = put(bundle_key(), &BundleRecord::of(&bundle));
+            if self.commit(vec![check], vec![op]).await? {
                 return Ok(bundle);
             }
         }
         Err(AuthorityError::Contended("X.509"))
     }
 
-    async fn read<T: for<'a> serde::Deserialize<'a>>(
+    async fn read<T: DeserializeOwned>(
         &self,
         key: Key,
-        what: &str,
     ) -> Result<Option<(T, Version)>, AuthorityError> {
         let snapshot = self.store.get(&[key], Consistency::Strong).await?;
         match snapshot.entries.into_iter().flatten().next() {
-            Some(entry) => Ok(Some((record::decode(&entry.value, what)?, entry.version))),
+            Some(entry) => Ok(Some((envelope::decode(FORMAT, &entry)?, entry.version))),
             None => Ok(None),
         }
     }
@@ -496,6 +504,10 @@ impl Founder<'_> {
         let outcome = self.store.commit(commit).await?;
         Ok(matches!(outcome, CommitOutcome::Done(_)))
     }
+}
+
+fn put(key: Key, record: &impl Serialize) -> Op {
+    Op::Put(key, envelope::encode(FORMAT, record))
 }
 
 fn bundle_key() -> Key {

@@ -13,8 +13,8 @@ use crate::clock::Timestamp;
 use crate::id::TrustDomain;
 use crate::key::PublicKey;
 
-/// First byte of every value: the encoding that follows is JSON.
-const FORMAT_JSON: u8 = 1;
+/// The format of these records in their [envelope](crate::store::record).
+pub(super) const FORMAT: u8 = 1;
 
 /// Which authority of a trust domain acts, and which is in the making. One per kind; the only value that
 /// a rotation compares and sets.
@@ -24,16 +24,9 @@ pub(super) struct SlotRecord {
     pub(super) generation: u64,
     /// The id of the authority that signs.
     pub(super) active: Option<String>,
-    /// The key of an authority that is being made. Written before the key is created, so that a crash in
-    /// between leaves no key that nobody knows.
-    pub(super) pending: Option<PendingKey>,
-}
-
-/// A key that may or may not exist yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PendingKey {
-    pub(super) key: String,
-    pub(super) key_type: String,
+    /// The name of the key of an authority that is being made, which may or may not exist yet. Written
+    /// before the key is created, so that a crash in between leaves no key that nobody knows.
+    pub(super) pending: Option<String>,
 }
 
 /// One authority.
@@ -76,27 +69,6 @@ pub(super) struct JwtRecord {
     public_key: String,
     expires_at: i64,
     tainted: bool,
-}
-
-/// A value of the store.
-pub(super) fn encode(record: &impl Serialize) -> Vec<u8> {
-    let mut value = vec![FORMAT_JSON];
-    serde_json::to_writer(&mut value, record).expect("a record is always JSON");
-    value
-}
-
-/// Reads a value of the store; `what` names it in the error.
-pub(super) fn decode<T: for<'a> Deserialize<'a>>(
-    value: &[u8],
-    what: &str,
-) -> Result<T, AuthorityError> {
-    let corrupt = |reason: String| AuthorityError::Record { what: what.to_owned(), reason };
-    match value {
-        [FORMAT_JSON, json @ ..] => {
-            serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))
-        }
-        _ => Err(corrupt("it has a format that this version does not know".to_owned())),
-    }
 }
 
 /// Base64 of DER, as records hold it.

@@ -1,7 +1,7 @@
 //! Keys: what they are, what may be signed with them, and the two seams behind which they live.
 //!
 //! *Using* a key ([`SigningKey`]) is apart from *managing* keys ([`KeyStore`]); the road of a mint sees
-//! only the first. `keymanager` implements both; [`contract`] says what an implementation owes.
+//! only the first. `keymanager` implements both; `contract` (feature `testing`) says what they owe.
 
 mod algorithm;
 #[cfg(any(test, feature = "testing"))]

@@ -152,10 +152,11 @@ impl PublicKey {
     }
 
     /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5).
-    #[must_use]
-    pub fn from_ed25519(key: &[u8; 32]) -> Self {
+    ///
+    /// # Errors
+    /// [`PublicKeyError::SmallOrder`] if anyone could sign for it.
+    pub fn from_ed25519(key: &[u8; 32]) -> Result<Self, PublicKeyError> {
         Self::from_spki_unproven(&[&ED25519_PREFIX[..], key].concat())
-            .expect("prefix and 32 bytes are an Ed25519 key")
     }
 
     /// An RSA key from modulus and exponent, big-endian.
@@ -418,6 +419,8 @@ mod tests {
         ] {
             let mut key = hex(weak);
             assert_eq!(read(&key), Err(PublicKeyError::SmallOrder), "{weak}");
+            let bare = PublicKey::from_ed25519(key[..].try_into().unwrap());
+            assert_eq!(bare, Err(PublicKeyError::SmallOrder), "{weak} as a token gives it");
             key[31] |= 0x80;
             assert_eq!(read(&key), Err(PublicKeyError::SmallOrder), "{weak} with its sign");
         }

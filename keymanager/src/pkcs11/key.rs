@@ -1,9 +1,10 @@
 //! One key in use: a bounded queue, and behind it threads with a session each.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError};
@@ -27,7 +28,9 @@ use crate::retirement::Retired;
 pub(super) struct TokenKey {
     facts: Arc<Facts>,
     jobs: Sender<Job>,
-    sessions: usize,
+    threads: Vec<JoinHandle<()>>,
+    /// Disconnected when the last thread is about to end; nothing is ever sent.
+    ended: Mutex<mpsc::Receiver<()>>,
 }
 
 /// What the handle and the threads of a key share.
@@ -42,8 +45,10 @@ struct Facts {
 
 struct Job {
     input: Input,
-    reply: oneshot::Sender<Result<Signature, SignError>>,
+    reply: oneshot::Sender<Answer>,
 }
+
+type Answer = Result<Signature, SignError>;
 
 /// What the token is given.
 pub(super) enum Input {
@@ -74,25 +79,34 @@ impl TokenKey {
         let pace = AtomicU64::new(1_000_000);
         let facts = Facts { name: name.clone(), algorithm, public_key, retired, pace };
         let (facts, (jobs, waiting)) = (Arc::new(facts), async_channel::bounded(queue));
+        let (sender, ended) = mpsc::channel();
+        let threads = Vec::with_capacity(sessions);
+        let mut key = Self { facts, jobs, threads, ended: Mutex::new(ended) };
+        // Declared after the key, so that after a failure the key sees the end of its threads.
+        let alive = sender;
         for number in 0..sessions {
-            let seat = Seat::take(token, &facts)?;
-            let (token, facts, waiting) = (token.clone(), facts.clone(), waiting.clone());
-            let mut worker = Worker { token, facts, seat: Some(seat) };
-            thread::Builder::new()
-                .name(thread_name(name, number))
-                .spawn(move || worker.run(&waiting))
-                .map_err(|error| KeyError::Unavailable {
-                    place: format!("key {name}"),
-                    reason: format!("cannot start a thread to sign on: {error}"),
-                })?;
+            let seat = Some(Seat::take(token, &key.facts)?);
+            let mut worker = Worker { token: token.clone(), facts: key.facts.clone(), seat };
+            let (waiting, alive) = (waiting.clone(), alive.clone());
+            let thread = thread::Builder::new().name(thread_name(name, number)).spawn(move || {
+                worker.run(&waiting);
+                // The session is closed before the end is told.
+                drop(worker);
+                drop(alive);
+            });
+            key.threads.push(thread.map_err(|error| KeyError::Unavailable {
+                place: format!("key {name}"),
+                reason: format!("cannot start a thread to sign on: {error}"),
+            })?);
         }
-        Ok(Self { facts, jobs, sessions })
+        Ok(key)
     }
 
     /// Refuses a job, and says how long those that wait now will take.
     fn busy(&self) -> SignError {
         let pace = Duration::from_nanos(self.facts.pace.load(Ordering::Relaxed));
-        let rounds = u32::try_from(self.jobs.len() / self.sessions + 1).unwrap_or(u32::MAX);
+        let rounds =
+            u32::try_from(self.jobs.len() / self.threads.len().max(1) + 1).unwrap_or(u32::MAX);
         let retry_after =
             pace.saturating_mul(rounds).clamp(Duration::from_millis(1), Duration::from_secs(10));
         SignError::Busy { key: self.facts.name.to_string(), retry_after }
@@ -102,6 +116,25 @@ impl TokenKey {
         SignError::Unavailable {
             key: self.facts.name.to_string(),
             reason: "its signing thread has stopped; find the key again".to_owned(),
+        }
+    }
+}
+
+/// How long the end of a key waits for its threads. An idle one ends at once, one that is signing after
+/// its signature; one that hangs in the module is left behind.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl Drop for TokenKey {
+    /// Sees the threads out: a process that ends while one of them is inside the module crashes there.
+    /// Rare enough (a rotation, the end of the process) to be worth a short wait.
+    fn drop(&mut self) {
+        self.jobs.close();
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
+            for thread in self.threads.drain(..) {
+                // A panic was printed by the thread itself.
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -176,18 +209,20 @@ struct Worker {
 impl Worker {
     /// Signs until the last handle of the key is dropped.
     fn run(&mut self, jobs: &Receiver<Job>) {
-        while let Ok(Job { input, reply }) = jobs.recv_blocking() {
+        let mut answers = Answers::new();
+        while let Some(Job { input, reply }) = next(jobs, &mut answers) {
             // Nobody waits for it any more: the device has better things to do.
             if reply.is_closed() {
                 continue;
             }
             let started = Instant::now();
             let result = self.sign(&input);
+            let finished = Instant::now();
+            let took = finished - started;
             if result.is_ok() {
-                self.note_pace(started.elapsed());
+                self.note_pace(took);
             }
-            // The receiver may have gone in the meantime, which harms nobody.
-            let _ = reply.send(result);
+            answers.add(reply, result, finished, took);
         }
     }
 
@@ -234,6 +269,57 @@ impl Worker {
     }
 }
 
+/// The next job; while there is none to do at once, nobody is kept waiting for an answer.
+fn next(jobs: &Receiver<Job>, answers: &mut Answers) -> Option<Job> {
+    if let Ok(job) = jobs.try_recv() {
+        return Some(job);
+    }
+    answers.hand_out();
+    jobs.recv_blocking().ok()
+}
+
+/// Answers that are handed out together. Each hand-out wakes the runtime, which costs the signing thread
+/// a system call, a good part of a soft token's signature. One for several is enough while more work
+/// waits. A slow device's answers go out one by one: the next would take longer than the limit.
+struct Answers {
+    ready: Vec<(oneshot::Sender<Answer>, Answer)>,
+    oldest: Instant,
+}
+
+impl Answers {
+    /// At most so many wait for each other.
+    const MOST: usize = 8;
+    /// No answer waits longer for the next one to be signed than about this.
+    const LONGEST: Duration = Duration::from_micros(200);
+
+    fn new() -> Self {
+        Self { ready: Vec::with_capacity(Self::MOST), oldest: Instant::now() }
+    }
+
+    fn add(
+        &mut self,
+        reply: oneshot::Sender<Answer>,
+        answer: Answer,
+        now: Instant,
+        took: Duration,
+    ) {
+        if self.ready.is_empty() {
+            self.oldest = now;
+        }
+        self.ready.push((reply, answer));
+        if self.ready.len() == Self::MOST || now - self.oldest + took > Self::LONGEST {
+            self.hand_out();
+        }
+    }
+
+    fn hand_out(&mut self) {
+        for (reply, answer) in self.ready.drain(..) {
+            // The receiver may have gone in the meantime, which harms nobody.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
 /// Why a worker has no signature.
 enum Trouble {
     Token(Fault),
@@ -274,4 +360,43 @@ fn digest_info(digest: &Digest) -> [u8; 51] {
     );
     info[19..].copy_from_slice(digest.as_ref());
     info
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal() -> Answer {
+        Err(SignError::Refused { key: "k".to_owned(), reason: "r".to_owned() })
+    }
+
+    /// How many of `count` answers, made one after another, are still held back.
+    fn held(count: usize, took: Duration) -> usize {
+        let (mut answers, mut now) = (Answers::new(), Instant::now());
+        let mut receivers = Vec::new();
+        for _ in 0..count {
+            let (reply, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            now += took;
+            answers.add(reply, refusal(), now, took);
+        }
+        let waiting = receivers.iter_mut().filter_map(|receiver| receiver.try_recv().err()).count();
+        answers.hand_out();
+        waiting
+    }
+
+    #[test]
+    fn a_fast_devices_answers_go_out_together_and_a_slow_ones_at_once() {
+        assert_eq!(held(3, Duration::from_micros(20)), 3);
+        assert_eq!(held(8, Duration::from_micros(20)), 0, "eight are enough");
+        assert_eq!(held(2, Duration::from_micros(80)), 2);
+        assert_eq!(held(3, Duration::from_micros(80)), 0, "the first would grow too old");
+        assert_eq!(held(1, Duration::from_millis(2)), 0);
+    }
+
+    #[test]
+    fn thread_names_tell_the_key() {
+        let name = KeyName::parse("mintmark/a.test/x509/7").unwrap();
+        assert_eq!(thread_name(&name, 0), "x509/7 #0");
+    }
 }

@@ -15,6 +15,7 @@ mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
@@ -66,6 +67,16 @@ impl Pkcs11Store {
         let place = settings.module.display().to_string();
         let trust_domain = trust_domain.to_owned();
         blocking::run(&place, move || Self::open_now(&settings, trust_domain)).await
+    }
+
+    /// Loads the module and says which token the selector finds, without its PIN: shows that a
+    /// configuration can work beside a server that is using the token.
+    ///
+    /// # Errors
+    /// [`KeyError::Setup`] if the module or the token is wrong.
+    pub async fn find_token(module: &Path, token: &TokenSelector) -> Result<String, KeyError> {
+        let (module, token) = (module.to_owned(), token.clone());
+        blocking::run(&module.display().to_string(), move || token::find(&module, &token)).await
     }
 
     fn open_now(settings: &Settings, trust_domain: String) -> Result<Self, KeyError> {

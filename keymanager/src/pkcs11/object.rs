@@ -40,6 +40,8 @@ pub(super) fn generate(
     let mut public = vec![
         Attribute::Token(true),
         Attribute::Verify(true),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(false),
         Attribute::Label(label.to_vec()),
         Attribute::Id(id.to_vec()),
     ];
@@ -252,7 +254,7 @@ impl Attributes {
             Some(TokenKeyType::EC_EDWARDS) => match self.curve()? {
                 ED25519 | ED25519_NAME => {
                     let point = self.point(32)?.try_into().expect("its length was checked");
-                    Ok(PublicKey::from_ed25519(point))
+                    PublicKey::from_ed25519(point)
                 }
                 _ => return Err("its curve is not Ed25519".to_owned()),
             },
@@ -372,5 +374,20 @@ mod tests {
         ]);
         assert!(key.public_key().unwrap_err().contains("neither P-256 nor P-384"));
         assert!(Attributes(vec![]).public_key().is_err());
+    }
+
+    #[test]
+    fn an_ed25519_key_for_which_anyone_can_sign_is_refused() {
+        let key = |point: Vec<u8>| {
+            Attributes(vec![
+                Attribute::KeyType(TokenKeyType::EC_EDWARDS),
+                Attribute::EcParams(ED25519.to_vec()),
+                Attribute::EcPoint(point),
+            ])
+            .public_key()
+        };
+        assert!(key(vec![0; 32]).unwrap_err().contains("small order"));
+        assert!(key([vec![4, 32], vec![0; 32]].concat()).unwrap_err().contains("small order"));
+        assert!(key(vec![9; 32]).is_ok());
     }
 }

@@ -1,5 +1,7 @@
 //! One token: found by its label, logged in to, and what can be done in it on a session.
 
+use std::path::Path;
+
 use ca_core::key::{KeyError, KeyName, KeyType, Signature, ToBeSigned};
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::MechanismType;
@@ -29,12 +31,7 @@ impl Token {
     pub(super) fn open(settings: &Settings) -> Result<Self, KeyError> {
         let context = module::load(&settings.module)?;
         let (slot, info) = select(&context, &settings.token)?;
-        let place = format!(
-            "{} token \"{}\" (serial {})",
-            trim(info.model()),
-            trim(info.label()),
-            trim(info.serial_number())
-        );
+        let place = place(&info);
         if info.user_pin_locked() {
             let reason = "the PIN is locked; the security officer can set it anew".to_owned();
             return Err(KeyError::Credentials { place, reason });
@@ -177,6 +174,21 @@ fn unsafe_key(name: &KeyName, reason: &str) -> KeyError {
 }
 
 /// The one token that the selector names.
+/// Finds the token, as it is described to people, and asks nothing of it that wants a PIN.
+pub(super) fn find(module: &Path, selector: &TokenSelector) -> Result<String, KeyError> {
+    let context = module::load(module)?;
+    select(&context, selector).map(|(_, info)| place(&info))
+}
+
+fn place(info: &TokenInfo) -> String {
+    format!(
+        "{} token \"{}\" (serial {})",
+        trim(info.model()),
+        trim(info.label()),
+        trim(info.serial_number())
+    )
+}
+
 fn select(context: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo), KeyError> {
     let place = format!("PKCS#11 token {selector}");
     let slots =

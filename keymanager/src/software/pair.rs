@@ -129,7 +129,7 @@ impl Private {
         match self {
             Self::Ecdsa(pair) => PublicKey::from_ec_point(pair.public_key().as_ref()).ok(),
             Self::Ed25519(pair) => {
-                Some(PublicKey::from_ed25519(pair.public_key().as_ref().try_into().ok()?))
+                PublicKey::from_ed25519(pair.public_key().as_ref().try_into().ok()?).ok()
             }
             Self::Rsa(pair) => {
                 // Both libraries give the RSAPublicKey of RFC 8017 §A.1.1.
@@ -206,4 +206,65 @@ fn generate_rsa(key_type: KeyType) -> Option<Zeroizing<Vec<u8>>> {
 #[cfg(feature = "ring")]
 fn generate_rsa(_: KeyType) -> Option<Zeroizing<Vec<u8>>> {
     None
+}
+
+#[cfg(test)]
+#[cfg_attr(
+    not(feature = "ring"),
+    expect(unused_qualifications, reason = "the library is named, whichever `provider` is")
+)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature as aws_lc;
+
+    fn name() -> KeyName {
+        KeyName::parse("mintmark/a.test/x509/1").unwrap()
+    }
+
+    /// Made by aws-lc-rs, whichever library signs: a sealed file outlives a change of it.
+    fn made_by_aws_lc(key_type: KeyType) -> Vec<u8> {
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let ec = |algorithm| aws_lc::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let document = match key_type {
+            KeyType::EcP256 => ec(&aws_lc::ECDSA_P256_SHA256_ASN1_SIGNING),
+            KeyType::EcP384 => ec(&aws_lc::ECDSA_P384_SHA384_ASN1_SIGNING),
+            KeyType::Ed25519 => aws_lc::Ed25519KeyPair::generate_pkcs8(&random).unwrap(),
+            KeyType::Rsa2048 => return rsa(KeySize::Rsa2048),
+            KeyType::Rsa3072 => return rsa(KeySize::Rsa3072),
+            KeyType::Rsa4096 => return rsa(KeySize::Rsa4096),
+        };
+        document.as_ref().to_vec()
+    }
+
+    fn rsa(size: KeySize) -> Vec<u8> {
+        let pair = aws_lc::RsaKeyPair::generate(size).unwrap();
+        let document: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+        document.as_ref().to_vec()
+    }
+
+    #[test]
+    fn keys_of_every_kind_sign_whichever_library_made_them() {
+        for key_type in KeyType::ALL {
+            let pair = Pair::from_pkcs8(&name(), key_type, &made_by_aws_lc(key_type)).unwrap();
+            let signature = pair.sign(&name(), b"message").unwrap();
+            assert!(pair.public_key().verifies(b"message", &signature), "{key_type}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_kind_than_its_file_says_is_refused() {
+        let (p256, rsa) = (made_by_aws_lc(KeyType::EcP256), made_by_aws_lc(KeyType::Rsa2048));
+        for (key_type, pkcs8) in [
+            (KeyType::EcP384, &p256),
+            (KeyType::Ed25519, &p256),
+            (KeyType::Rsa3072, &rsa),
+            (KeyType::EcP256, &rsa),
+            (KeyType::EcP256, &vec![]),
+        ] {
+            let refused = Pair::from_pkcs8(&name(), key_type, pkcs8).map(|_| ());
+            assert!(matches!(refused, Err(KeyError::Unsafe { .. })), "{key_type}: {refused:?}");
+        }
+    }
 }

@@ -27,9 +27,9 @@ struct PlacedFault {
 }
 
 /// Checks the file, then what it points at. Ends with a failure if the server could not start.
-pub(super) fn check(path: &Path, screen: &mut Screen<'_>) -> Result<(), Failure> {
+pub(super) async fn check(path: &Path, screen: &mut Screen<'_>) -> Result<(), Failure> {
     let (faults, findings) = match config::load(path) {
-        Ok(settings) => (Vec::new(), inspect(&settings)),
+        Ok(settings) => (Vec::new(), inspect(&settings).await),
         // To people these are told as errors, the way `mintmark server` tells them.
         Err(ConfigError::Invalid(faults)) if screen.form() == Output::Json => (faults, Vec::new()),
         Err(error) => return Err(error.into()),

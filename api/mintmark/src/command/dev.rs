@@ -32,7 +32,7 @@ pub(super) fn run(
         tokio::pin!(shutdown);
         let work =
             Session::start(&home, kind, &arguments.trust_domain, Arc::clone(&clock), log_levels);
-        let session = tokio::select! {
+        let mut session = tokio::select! {
             started = work => started.map_err(Failure::failed)?,
             () = &mut shutdown => return Ok(()),
         };

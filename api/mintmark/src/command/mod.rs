@@ -31,7 +31,7 @@ pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), F
         Command::Server(configuration) => server::run(&configuration.config, clock),
         Command::Check(arguments) => {
             let mut screen = Screen::new(out, arguments.shown.output);
-            check::check(&arguments.configuration.config, &mut screen)
+            wait(check::check(&arguments.configuration.config, &mut screen))
         }
         Command::X509(cli::X509::Mint(arguments)) => {
             let mut screen = Screen::new(out, arguments.shown.output);

@@ -21,8 +21,7 @@ pub use file::{
 };
 pub use period::{Period, PeriodError};
 pub use settings::{
-    Admin, KeySettings, LONGEST_SOCKET_PATH, Logging, Pkcs11Settings, Settings, SoftwareSettings,
-    default_authorities,
+    Admin, KeySettings, Logging, Pkcs11Settings, Settings, SoftwareSettings, default_authorities,
 };
 
 /// Where the configuration is looked for when nobody says otherwise.

@@ -12,6 +12,8 @@ use ca_core::key::KeyType;
 use ca_core::name::{Attribute, Name};
 use ca_core::token::TokenSettings;
 use keymanager::SecretSource;
+use keymanager::pkcs11::TokenSelector;
+use mintmark_signer::admin_socket::LONGEST_PATH;
 use toml::Spanned;
 
 use super::Period;
@@ -20,9 +22,6 @@ use super::file::{
     AdminSection, File, IssuingSection, KeySection, KeyStoreType, LogFormat, LogLevel, Secret,
     SubjectSection,
 };
-
-/// Longest path of a unix socket in bytes: `sun_path` has 108, one of them the final zero (unix(7)).
-pub const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Everything that `mintmark server` needs to know, checked. Paths are absolute; whether anything is at
 /// them is not known here.
@@ -56,7 +55,7 @@ pub struct Logging {
 /// The admin socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where it is; at most [`LONGEST_SOCKET_PATH`] bytes.
+    /// Where it is; at most [`LONGEST_PATH`] bytes.
     pub socket: PathBuf,
     /// The name or number of a group that may use it beside its owner.
     pub group: Option<String>,
@@ -97,6 +96,18 @@ pub struct Pkcs11Settings {
     pub queue: u32,
     /// Whether sessions that only sign are opened read-write too.
     pub read_write_sessions: bool,
+}
+
+impl Pkcs11Settings {
+    /// How the token is told from the others of its module.
+    #[must_use]
+    pub fn selector(&self) -> TokenSelector {
+        let selector = TokenSelector::label(&self.token);
+        match &self.serial {
+            Some(serial) => selector.with_serial(serial),
+            None => selector,
+        }
+    }
 }
 
 impl Settings {
@@ -168,11 +179,11 @@ impl Check<'_> {
         };
         let socket = self.base.join(written.get_ref());
         let length = socket.as_os_str().len();
-        if length > LONGEST_SOCKET_PATH {
+        if length > LONGEST_PATH {
             self.refuse(
                 written.span(),
                 format!(
-                    "socket path {} has {length} bytes; a unix socket's path has at most {LONGEST_SOCKET_PATH}, choose a shorter one",
+                    "socket path {} has {length} bytes; a unix socket's path has at most {LONGEST_PATH}, choose a shorter one",
                     socket.display()
                 ),
             );

@@ -34,26 +34,35 @@ const WORKLOAD: &str = "/workload";
 
 /// Why a `dev` ended without what it was to show.
 #[derive(Debug, Error)]
-#[expect(missing_docs, reason = "each variant is the room that failed, and says so itself")]
 pub enum DevError {
+    /// The keys' place cannot be had.
     #[error(transparent)]
     Keys(#[from] DevKeyError),
+    /// The server does not start, or ended by itself.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The trust domain makes no SPIFFE ID.
     #[error(transparent)]
     Id(#[from] IdError),
+    /// The workload's key cannot be made.
     #[error(transparent)]
     Workload(#[from] WorkloadKeyError),
+    /// The server did not do what it was asked.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The files cannot be written.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
+    /// The files that were written cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The SVID that was minted cannot be read.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// What was minted convinces nobody.
     #[error("a stranger does not accept what was minted: {0}")]
     Stranger(#[from] Doubt),
+    /// The server's task is gone.
     #[error("the server ended early")]
     Ended,
 }
@@ -179,9 +188,12 @@ impl Session {
         ]
     }
 
-    /// Waits for the request to end.
-    pub async fn outlast(&self, shutdown: impl Future<Output = ()>) {
-        shutdown.await;
+    /// Waits for the request to end, or for the server to end by itself.
+    pub async fn outlast(&mut self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = shutdown => {}
+            () = self.stop.closed() => {}
+        }
     }
 
     /// Stops the server and waits until it is gone.

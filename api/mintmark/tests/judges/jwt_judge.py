@@ -60,25 +60,28 @@ def judge_by_spiffe(token: str, keys: list[dict], asked: argparse.Namespace) -> 
 def judge_by_pyjwt(token: str, keys: list[dict], asked: argparse.Namespace) -> None:
     key_set = accepts("pyjwt parses the key set", lambda: jwt.PyJWKSet(keys))
 
-    def validate(token: str, audience: str, leeway: timedelta = timedelta()) -> dict:
+    def validate(
+        token: str, audience: str, leeway: timedelta = timedelta(), verify_iat: bool = True
+    ) -> dict:
         return jwt.decode(
             token,
             key_set[jwt.get_unverified_header(token)["kid"]],
             algorithms=ALGORITHMS,
             audience=audience,
             leeway=leeway,
-            options={"require": ["aud", "exp", "iat", "sub"]},
+            options={"require": ["aud", "exp", "iat", "sub"], "verify_iat": verify_iat},
         )
 
     claims = accepts("pyjwt validates the token", lambda: validate(token, asked.audience))
     holds("pyjwt reads the SPIFFE ID asked for", claims["sub"], asked.spiffe_id)
 
     refuse_forgeries("pyjwt", token, asked.audience, validate, jwt.PyJWTError)
-    # A leeway below zero is a clock that runs ahead: this one stands one second after the end.
+    # A leeway below zero is a clock that runs ahead: this one stands one second after the end. It is
+    # applied to `iat` the other way around, as if the clock were slow, so that is not looked at.
     left = datetime.fromtimestamp(claims["exp"], timezone.utc) - datetime.now(timezone.utc)
     refuses(
         "pyjwt refuses the token one second after its end",
-        lambda: validate(token, asked.audience, -left - timedelta(seconds=1)),
+        lambda: validate(token, asked.audience, -left - timedelta(seconds=1), False),
         jwt.ExpiredSignatureError,
     )
 

@@ -32,22 +32,29 @@ pub(super) struct Claim {
 impl Directory {
     /// Makes the directory of `socket`, or checks the one that is there.
     pub(super) fn prepare(socket: &Path, group: Option<Group>) -> Result<Self, SocketError> {
-        let path = match socket.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let path = of(socket);
         let made = make(&path)?;
-        let open = OpenOptions::new()
-            .read(true)
-            .custom_flags(O_DIRECTORY)
-            .open(&path)
-            .map_err(system(&path, "open the directory"))?;
-        let directory = Self { path, open };
+        let directory = Self::open(path)?;
         match group {
             Some(group) if made => directory.give_to(group)?,
             _ => directory.check(group)?,
         }
         Ok(directory)
+    }
+
+    /// Checks the directory of `socket` if it is there, and changes nothing.
+    pub(super) fn look(socket: &Path, group: Option<Group>) -> Result<(), SocketError> {
+        let path = of(socket);
+        if path.exists() { Self::open(path)?.check(group) } else { Ok(()) }
+    }
+
+    fn open(path: PathBuf) -> Result<Self, SocketError> {
+        let open = OpenOptions::new()
+            .read(true)
+            .custom_flags(O_DIRECTORY)
+            .open(&path)
+            .map_err(system(&path, "open the directory"))?;
+        Ok(Self { path, open })
     }
 
     /// Keeps other servers from binding in the directory at the same time.
@@ -94,6 +101,14 @@ impl Directory {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// The directory of a socket.
+fn of(socket: &Path) -> PathBuf {
+    match socket.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 

@@ -103,11 +103,7 @@ impl AdminSocket {
     /// A missing directory is made, mode 0700 (0750 with a group); one that is there must keep others
     /// from replacing the socket. What a dead process left behind is removed.
     pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
-        let length = path.as_os_str().as_bytes().len();
-        if length > LONGEST_PATH {
-            return Err(SocketError::PathTooLong { path: path.to_owned(), length });
-        }
-        let group = group.map(Group::find).transpose()?;
+        let group = admissible(path, group)?;
         let directory = Directory::prepare(path, group)?;
         // Two servers that start at once must not both take the socket for a dead one's.
         let claim = directory.claim()?;
@@ -119,6 +115,12 @@ impl AdminSocket {
         }
         drop(claim);
         Ok(Self { listener, file })
+    }
+
+    /// Whether path, group and the directory, if it is there, would do for [`bind`](Self::bind). Changes
+    /// nothing, and does not mind a server that listens there.
+    pub fn check(path: &Path, group: Option<&str>) -> Result<(), SocketError> {
+        Directory::look(path, admissible(path, group)?)
     }
 
     /// Where it is.
@@ -161,6 +163,15 @@ impl AdminSocket {
             }
         }
     }
+}
+
+/// Refuses a path that no socket can have, and finds the group.
+fn admissible(path: &Path, group: Option<&str>) -> Result<Option<Group>, SocketError> {
+    let length = path.as_os_str().as_bytes().len();
+    if length > LONGEST_PATH {
+        return Err(SocketError::PathTooLong { path: path.to_owned(), length });
+    }
+    group.map(Group::find).transpose()
 }
 
 fn system<E: Into<io::Error>>(path: &Path, action: &'static str) -> impl FnOnce(E) -> SocketError {
