@@ -21,7 +21,7 @@ test: ## every check and every test, none skipped
 	@.ci/test
 
 lint: ## format, clippy, documentation and dependencies
-	@.ci/install rust deny
+	@.ci/install rust lints deny
 	@.ci/lint
 
 bench: ## every speed claim beside its limit, or the part that ONLY=... names

@@ -3,6 +3,7 @@
 //! Each surface names the kinds of key that it shows. A kind that is added later appears nowhere until a
 //! surface lists it: filtering by exclusion has leaked keys of one use into another elsewhere.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -228,7 +229,32 @@ fn jwk(key: &PublicKey) -> Map<String, Value> {
 #[must_use]
 pub fn thumbprint(key: &PublicKey) -> String {
     use aws_lc_rs::digest::{SHA256, digest};
-    // `serde_json` keeps the members of a map in lexical order, as RFC 7638 §3.3 wants them.
-    let members = Value::Object(jwk(key)).to_string();
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes()))
+    // In lexical order (RFC 7638 §3.3), which a map of `serde_json` keeps only as long as nothing in the
+    // whole build asks for its other kind of map.
+    let members: BTreeMap<String, Value> = jwk(key).into_iter().collect();
+    let text = serde_json::to_string(&members).expect("a value of our own is always JSON");
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kid of every token hangs on it, and with it every restart.
+    #[test]
+    fn the_thumbprint_of_a_published_key_is_the_published_one() {
+        // RFC 8037 appendix A.3.
+        let x = URL_SAFE_NO_PAD.decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
+        let ed25519 = PublicKey::from_ed25519(x[..].try_into().unwrap()).unwrap();
+        assert_eq!(thumbprint(&ed25519), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        // RFC 7638 §3.1.
+        let modulus = URL_SAFE_NO_PAD.decode(concat!(
+            "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECP",
+            "ebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY",
+            "368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0f",
+            "M4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
+        ));
+        let rsa = PublicKey::from_rsa(&modulus.unwrap(), &[1, 0, 1]).unwrap();
+        assert_eq!(thumbprint(&rsa), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+    }
 }

@@ -50,7 +50,7 @@ pub struct TbsView<'a> {
 /// The extensions of a certificate (RFC 5280 §4.2), each with its criticality; `None` if it is not there.
 #[derive(Debug, Clone, Default)]
 pub struct Extensions<'a> {
-    /// The key identifier that names the issuer's key.
+    /// The key identifier that names the issuer's key; empty if it is named in another way, or in two.
     pub authority_key_id: Option<(bool, &'a [u8])>,
     /// The key identifier of this certificate's own key.
     pub subject_key_id: Option<(bool, &'a [u8])>,
@@ -124,8 +124,11 @@ impl<'a> Extensions<'a> {
         while !list.is_empty() {
             let mut fields = list.enter(tag::SEQUENCE, "extension")?;
             let oid = fields.expect(tag::OID, "extension identifier")?.value;
-            let critical =
-                fields.peek() == Some(tag::BOOLEAN) && fields.boolean("extension criticality")?;
+            let critical = fields.peek() == Some(tag::BOOLEAN);
+            if critical && !fields.boolean("extension criticality")? {
+                // DER leaves out a default value (X.690 §11.5).
+                return Err(DerError::Value("extension criticality"));
+            }
             let value = fields.expect(tag::OCTET_STRING, "extension value")?.value;
             fields.finish("extension")?;
             found.add(oid, critical, value)?;
@@ -147,7 +150,8 @@ impl<'a> Extensions<'a> {
             oid::AUTHORITY_KEY_ID => {
                 let mut fields = der::sole(value, tag::SEQUENCE, "authority key identifier")?;
                 let id = fields.optional(tag::context(0), "authority key identifier")?;
-                let id = id.map_or(&[][..], |id| id.value);
+                let alone = id.filter(|_| fields.is_empty());
+                let id = alone.map_or(&[][..], |id| id.value);
                 self.authority_key_id.replace((critical, id)).is_some()
             }
             oid::SUBJECT_KEY_ID => {
@@ -237,6 +241,9 @@ pub enum CaCertificateError {
     /// Not strict DER of a certificate.
     #[error("CA certificate is malformed: {0}")]
     Malformed(#[from] DerError),
+    /// What is signed names another algorithm than the signature does (RFC 5280 §4.1.1.2).
+    #[error("CA certificate names two different signature algorithms; ask its issuer for another")]
+    TwoAlgorithms,
     /// Its key is not accepted.
     #[error("CA certificate: {0}")]
     Key(#[from] PublicKeyError),
@@ -277,6 +284,9 @@ impl CaCertificate {
         let signature = outer.bit_string("signature")?;
         outer.finish("certificate")?;
         let view = TbsView::read(tbs)?;
+        if view.algorithm != algorithm {
+            return Err(CaCertificateError::TwoAlgorithms);
+        }
         let key = PublicKey::from_spki(view.spki)?;
         if !is_ca(&view.extensions) {
             return Err(CaCertificateError::NotCa);
@@ -284,9 +294,8 @@ impl CaCertificate {
         let self_signed = view.subject == view.issuer;
         if self_signed {
             let ours = key.kind().usual_algorithm();
-            let verifies = algorithm == ours.identifier()
-                && view.algorithm == algorithm
-                && key.verifies_x509(ours, tbs, signature);
+            let verifies =
+                algorithm == ours.identifier() && key.verifies_x509(ours, tbs, signature);
             if !verifies {
                 return Err(CaCertificateError::Signature);
             }
@@ -390,5 +399,101 @@ impl BasicConstraints {
         }
         fields.finish(WHAT)?;
         Ok(Self { ca, path_length })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn time(tag: u8, text: &str) -> Result<(Timestamp, bool), DerError> {
+        read_time(&mut Reader::new(&der::encode(tag, &[text.as_bytes()])), "time")
+    }
+
+    #[test]
+    fn times_are_read_to_the_second_from_one_end_of_the_calendar_to_the_other() {
+        for (tag, text, unix, right) in [
+            (tag::UTC_TIME, "700101000000Z", 0, true),
+            (tag::UTC_TIME, "991231235959Z", 946_684_799, true),
+            (tag::UTC_TIME, "000101000000Z", 946_684_800, true),
+            (tag::UTC_TIME, "000229120000Z", 951_825_600, true),
+            (tag::UTC_TIME, "491231235959Z", 2_524_607_999, true),
+            (tag::GENERALIZED_TIME, "20500101000000Z", 2_524_608_000, true),
+            (tag::GENERALIZED_TIME, "99991231235959Z", Timestamp::MAX.unix(), true),
+            // RFC 5280 §4.1.2.5 wants UTCTime here; it is for the reader of the view to mind.
+            (tag::GENERALIZED_TIME, "20491231235959Z", 2_524_607_999, false),
+            (tag::GENERALIZED_TIME, "19700101000000Z", 0, false),
+        ] {
+            assert_eq!(time(tag, text), Ok((Timestamp::from_unix(unix), right)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_of_the_calendar_is_refused() {
+        for text in [
+            "",
+            "Z",
+            "691231235959Z", // 1969
+            "500101000000Z", // 1950
+            "260001000000Z",
+            "261301000000Z",
+            "260100000000Z",
+            "260132000000Z",
+            "260229000000Z",
+            "260431000000Z",
+            "260101240000Z",
+            "260101006000Z",
+            "261231235960Z", // a leap second
+            "2601010000Z",
+            "260101000000",
+            "260101000000z",
+            "26010100000 Z",
+            "26-10100000Z",
+            "260101000000.0Z",
+            "260101000000+0000",
+        ] {
+            assert!(time(tag::UTC_TIME, text).is_err(), "{text:?}");
+        }
+        for text in [
+            "00000101000000Z",
+            "19691231235959Z",
+            "21000229000000Z",
+            "2026010100000Z",
+            "20260101000000.5Z",
+        ] {
+            assert!(time(tag::GENERALIZED_TIME, text).is_err(), "{text:?}");
+        }
+        assert!(time(tag::PRINTABLE_STRING, "260101000000Z").is_err());
+    }
+
+    fn extensions(list: &[u8]) -> Result<(), DerError> {
+        let list = der::encode(tag::SEQUENCE, &[list]);
+        let explicit = der::encode(tag::context_constructed(3), &[&list]);
+        Extensions::read(&mut Reader::new(&explicit)).map(|_| ())
+    }
+
+    #[test]
+    fn a_criticality_of_false_is_left_out() {
+        let extension = |critical: &[u8]| {
+            let oid = der::encode(tag::OID, &[b"\x2a\x03"]);
+            der::encode(tag::SEQUENCE, &[&oid, critical, &[tag::OCTET_STRING, 0]])
+        };
+        assert_eq!(extensions(&extension(&[])), Ok(()));
+        assert_eq!(extensions(&extension(&[1, 1, 0xff])), Ok(()));
+        for critical in [&[1, 1, 0][..], &[1, 1, 1], &[1, 0]] {
+            let refused = Err(DerError::Value("extension criticality"));
+            assert_eq!(extensions(&extension(critical)), refused, "{critical:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_instant_is_read_back_from_its_text(unix in 0..=Timestamp::MAX.unix()) {
+            let instant = Timestamp::from_unix(unix);
+            let text: String = instant.to_string().chars().filter(char::is_ascii_digit).collect();
+            let right = unix >= 2_524_608_000;
+            prop_assert_eq!(time(tag::GENERALIZED_TIME, &format!("{text}Z")), Ok((instant, right)));
+        }
     }
 }

@@ -109,7 +109,7 @@ impl Issuer {
     /// An issuer over a CA certificate and the key that belongs to it.
     ///
     /// # Errors
-    /// [`SignError::Refused`] if the key is not the certificate's.
+    /// [`SignError::Refused`] if the key is not the certificate's, or signs by another algorithm.
     pub fn new(
         trust_domain: TrustDomain,
         certificate: CaCertificate,
@@ -117,11 +117,17 @@ impl Issuer {
         key: Arc<dyn SigningKey>,
         lifetimes: Lifetimes,
     ) -> Result<Self, SignError> {
+        let refused =
+            |reason| SignError::Refused { key: key.public_key().key_id().to_string(), reason };
         if key.public_key() != certificate.key() {
-            return Err(SignError::Refused {
-                key: key.public_key().key_id().to_string(),
-                reason: format!("it is not the key of CA certificate {}", certificate.key_id()),
-            });
+            let reason = format!("it is not the key of CA certificate {}", certificate.key_id());
+            return Err(refused(reason));
+        }
+        let (signs_by, wanted) = (key.algorithm(), certificate.algorithm());
+        if signs_by != wanted {
+            return Err(refused(format!(
+                "it signs by {signs_by}, and its certificates name {wanted}"
+            )));
         }
         let templates = Profile::ALL.map(|profile| {
             let subject = certificate.subject().clone();
@@ -224,7 +230,8 @@ impl Prepared {
 
     /// Has it signed by the key of the issuer that prepared it.
     pub async fn sign(self) -> Result<X509Svid, SignError> {
-        let signature = self.issuer.key.sign(self.tbs.clone()).await?;
+        let algorithm = self.issuer.certificate.algorithm();
+        let signature = self.issuer.key.sign_by(algorithm, self.tbs.clone()).await?;
         let leaf = assemble(self.tbs.message(), &signature);
         let mut chain = Vec::with_capacity(1 + self.issuer.chain.len());
         chain.push(leaf.into());
@@ -267,7 +274,7 @@ pub async fn self_sign(
         },
     )?;
     let tbs = ToBeSigned::certificate(linted);
-    let signature = key.sign(tbs.clone()).await?;
+    let signature = key.sign_by(key.algorithm(), tbs.clone()).await?;
     Ok(CaCertificate::from_der(&assemble(tbs.message(), &signature))?)
 }
 

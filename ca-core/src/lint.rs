@@ -198,7 +198,7 @@ static RULES: &[Rule] = &[
     },
     Rule {
         clause: "X509-SVID §4.4",
-        requires: "serverAuth and clientAuth in a leaf, no extended key usage in a CA",
+        requires: "serverAuth and clientAuth alone in a leaf, no extended key usage in a CA",
         holds: |subject, expected| match subject.extensions().extended_key_usage {
             Some((_, purposes)) => !expected.profile.is_ca() && authenticates_both_ways(purposes),
             None => expected.profile.is_ca(),
@@ -254,13 +254,17 @@ fn is_empty_name(name: &[u8]) -> bool {
     name == [tag::SEQUENCE, 0]
 }
 
-/// Whether the content of an extended key usage names both purposes of TLS.
+/// Whether the content of an extended key usage names both purposes of TLS and no other: a leaf that may
+/// answer for revocations, say, would be worth more than what was granted.
 fn authenticates_both_ways(purposes: &[u8]) -> bool {
     let mut purposes = Reader::new(purposes);
     let (mut server, mut client) = (false, false);
     while let Ok(purpose) = purposes.expect(tag::OID, "key purpose") {
-        server |= purpose.value == oid::SERVER_AUTH;
-        client |= purpose.value == oid::CLIENT_AUTH;
+        match purpose.value {
+            oid::SERVER_AUTH => server = true,
+            oid::CLIENT_AUTH => client = true,
+            _ => return false,
+        }
     }
     server && client && purposes.is_empty()
 }
@@ -544,6 +548,11 @@ mod tests {
         leaf.breaks("RFC 5280 §4.2.1.1", |p| p.without(oid::AUTHORITY_KEY_ID));
         leaf.breaks("RFC 5280 §4.2.1.1", |p| p.extension(oid::AUTHORITY_KEY_ID).1 = true);
         leaf.breaks("RFC 5280 §4.2.1.1", |p| p.extension(oid::AUTHORITY_KEY_ID).2[4] ^= 1);
+        leaf.breaks("RFC 5280 §4.2.1.1", |p| {
+            let key_id = der::encode(tag::context(0), &[&leaf.issuer.key_id().0]);
+            let serial = der::encode(tag::context(2), &[&[1]]);
+            p.extension(oid::AUTHORITY_KEY_ID).2 = der::encode(0x30, &[&key_id, &serial]);
+        });
         leaf.breaks("RFC 5280 §4.2.1.2", |p| p.without(oid::SUBJECT_KEY_ID));
         leaf.breaks("RFC 5280 §4.2.1.2", |p| p.extension(oid::SUBJECT_KEY_ID).1 = true);
         leaf.breaks("RFC 5280 §4.2.1.2", |p| p.extension(oid::SUBJECT_KEY_ID).2[2] ^= 1);
@@ -566,6 +575,13 @@ mod tests {
         leaf.breaks("X509-SVID §4.4", |p| {
             let purpose = der::encode(tag::OID, &[oid::SERVER_AUTH]);
             p.extension(oid::EXTENDED_KEY_USAGE).2 = der::encode(0x30, &[&purpose]);
+        });
+        leaf.breaks("X509-SVID §4.4", |p| {
+            let purpose = |oid| der::encode(tag::OID, &[oid]);
+            let signs_revocations = b"\x2b\x06\x01\x05\x05\x07\x03\x09";
+            let purposes =
+                [oid::SERVER_AUTH, oid::CLIENT_AUTH, signs_revocations].map(purpose).concat();
+            p.extension(oid::EXTENDED_KEY_USAGE).2 = der::encode(0x30, &[&purposes]);
         });
         let purposes = leaf.good().extension(oid::EXTENDED_KEY_USAGE).clone();
         ca.breaks("X509-SVID §4.4", |p| p.extensions.push(purposes));

@@ -43,8 +43,8 @@ pub enum Document {
     },
     /// A JWT-SVID for these audiences.
     Jwt {
-        /// Its `aud`, joined by blanks.
-        audience: String,
+        /// Its `aud`.
+        audience: Vec<String>,
     },
 }
 

@@ -202,7 +202,7 @@ impl PreparedToken {
     pub fn record(&self, caller: Caller, now: Timestamp) -> IssuanceRecord {
         let hash = digest(&SHA256, self.input.as_bytes());
         IssuanceRecord {
-            document: Document::Jwt { audience: self.grant.audience().join(" ") },
+            document: Document::Jwt { audience: self.grant.audience().to_vec() },
             digest: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
             id: self.grant.id().clone(),
             not_before: self.issued_at,
@@ -215,7 +215,8 @@ impl PreparedToken {
 
     /// Has it signed by the key of the authority that prepared it.
     pub async fn sign(self) -> Result<JwtSvid, SignError> {
-        let signature = self.issuer.key.sign(ToBeSigned::token(&self.input)).await?;
+        let key = &self.issuer.key;
+        let signature = key.sign_by(key.algorithm(), ToBeSigned::token(&self.input)).await?;
         let signature = signature.jws();
         let mut token = self.input.0;
         token.reserve_exact(1 + signature.len() * 4 / 3 + 4);

@@ -183,6 +183,20 @@ fn a_directory_that_cannot_be_used_is_an_error_that_names_it() {
     }
 }
 
+#[test]
+fn a_directory_that_others_may_write_to_is_refused_and_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    for mode in [0o770, 0o702, 0o1777] {
+        std::fs::set_permissions(place.path(), PermissionsExt::from_mode(mode)).unwrap();
+        let error = Embedded::open(place.path()).map(|_| ()).unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().contains("chmod go-w /"), "{error}");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+    std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    Embedded::open(place.path()).expect("others may look");
+}
+
 /// Root may write everywhere, so a thread that is root becomes someone else first; the threads that it
 /// starts are that someone as well.
 fn open_as_nobody(directory: PathBuf, owned: &Path) -> StoreError {

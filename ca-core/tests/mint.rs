@@ -13,15 +13,15 @@ use ca_core::bundle::Surface;
 use ca_core::clock::Timestamp;
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::id::{SpiffeId, TrustDomain};
-use ca_core::issuer::{IssueError, Lifetimes};
+use ca_core::issuer::{IssueError, Issuer, Lifetimes};
 use ca_core::key::{
-    KeyDescription, KeyError, KeyName, KeyStore, KeyType, Signature, SignatureAlgorithm,
-    SigningKey, StoreDescription,
+    KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError, Signature,
+    SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
 };
 use ca_core::log::{Caller, Document, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::{Mint, MintError};
 use ca_core::policy::{self, Refusal};
-use ca_core::serial::RandomSerials;
+use ca_core::serial::{RandomSerials, SerialSource as _};
 use ca_core::store::{self, Commit, Consistency, Embedded, Op, StateStore};
 use ca_core::token::TokenSettings;
 use der::{Decode as _, Encode as _};
@@ -191,7 +191,7 @@ async fn what_is_released_is_in_the_log() {
     let grant = policy::mint_x509(mint.trust_domain(), request, 0).unwrap();
     let svid = mint.x509(grant, CALLER, now()).await.unwrap();
     let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
-    let audience = vec!["a".to_owned(), String::new(), "b".to_owned()];
+    let audience = vec!["a".to_owned(), String::new(), "b c".to_owned()];
     let grant = policy::mint_jwt(mint.trust_domain(), id, audience, 60).unwrap();
     let token = mint.jwt(grant, CALLER, now()).await.unwrap();
 
@@ -204,7 +204,10 @@ async fn what_is_released_is_in_the_log() {
     assert_eq!(records[0].digest, sha256(&tbs).as_ref());
     assert_eq!(records[0].caller, CALLER);
     assert_eq!(records[0].authority, *mint.authorities().x509.authority());
-    assert_eq!(records[1].document, Document::Jwt { audience: "a b".to_owned() });
+    assert_eq!(
+        records[1].document,
+        Document::Jwt { audience: vec!["a".to_owned(), "b c".to_owned()] }
+    );
     let (input, _) = token.token().rsplit_once('.').unwrap();
     assert_eq!(records[1].digest, sha256(input.as_bytes()).as_ref());
     assert!(!format!("{token:?}").contains(token.token()));
@@ -315,6 +318,41 @@ async fn a_token_holds_what_was_granted_and_verifies_with_the_bundle() {
         .unwrap();
         let (input, _) = token.token().rsplit_once('.').unwrap();
         assert!(authority.key.verifies(input.as_bytes(), &signature));
+    }
+}
+
+/// Every character that JSON escapes, that breaks out of a string, or that JavaScript takes for a line end.
+#[tokio::test]
+async fn no_audience_breaks_out_of_its_place_in_the_token() {
+    let (mint, _) = mint(KeyType::EcP256).await;
+    let mut audience: Vec<String> = [
+        "\",\"sub\":\"spiffe://example.test/admin",
+        "\"],\"exp\":9999999999,\"x\":[\"",
+        "\\",
+        "\\\"",
+        "\u{2028}\u{2029}\u{feff}",
+        "\u{10ffff}",
+        ".",
+        " ",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    audience.extend((0..0x80).map(|byte| char::from(byte).to_string()));
+    for audience in audience.iter().map(|one| vec![one.clone()]).chain([audience.clone()]) {
+        let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
+        let grant = policy::mint_jwt(mint.trust_domain(), id, audience.clone(), 60).unwrap();
+        let token = mint.jwt(grant, CALLER, now()).await.unwrap();
+        let parts: Vec<&str> = token.token().split('.').collect();
+        assert_eq!(parts.len(), 3);
+        let claims: serde_json::Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+        assert_eq!(
+            claims,
+            serde_json::json!({
+                "sub": "spiffe://example.test/job", "aud": audience, "iat": now().unix(),
+                "exp": now().unix() + 60, "iss": "https://oidc.example.test",
+            })
+        );
     }
 }
 
@@ -469,6 +507,50 @@ async fn an_authority_outside_the_bundle_never_signs() {
             other => panic!("{lost}: {other:?}"),
         }
     }
+}
+
+/// A key of P-256 that says, or signs, something else.
+#[derive(Debug)]
+struct Liar {
+    true_key: Arc<dyn SigningKey>,
+    says: SignatureAlgorithm,
+}
+
+#[async_trait]
+impl SigningKey for Liar {
+    async fn sign(&self, _: ToBeSigned) -> Result<Signature, SignError> {
+        Ok(Signature::from_ed25519(&[1; 64]).unwrap())
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.says
+    }
+
+    fn public_key(&self) -> &PublicKey {
+        self.true_key.public_key()
+    }
+}
+
+#[tokio::test]
+async fn a_signature_of_another_algorithm_than_the_certificate_names_is_refused() {
+    let world = World::new();
+    let authorities = world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+    let true_key = world.keys.find(&authorities.x509_key).await.unwrap().unwrap();
+    let trust_domain = TrustDomain::parse("example.test").unwrap();
+    let issuer = |says| {
+        let key = Arc::new(Liar { true_key: true_key.clone(), says });
+        let certificate = authorities.x509.certificate().clone();
+        Issuer::new(trust_domain.clone(), certificate, Vec::new(), key, Lifetimes::default())
+    };
+    let refused = issuer(SignatureAlgorithm::Ed25519).unwrap_err();
+    assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
+
+    let issuer = Arc::new(issuer(SignatureAlgorithm::EcdsaP256Sha256).unwrap());
+    let request = csr(vec![uri("spiffe://example.test/web")]);
+    let grant = policy::mint_x509(&trust_domain, request, 0).unwrap();
+    let serial = RandomSerials::new().next().unwrap();
+    let refused = issuer.prepare(grant, serial, now()).unwrap().sign().await.unwrap_err();
+    assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
 }
 
 #[tokio::test]

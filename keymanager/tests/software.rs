@@ -161,3 +161,29 @@ async fn of_many_creations_of_one_name_one_succeeds() {
         assert_eq!(error, KeyError::Exists(name("x509/1")));
     }
 }
+
+/// In a process of its own, in which every write to a file fails as on a full disk.
+#[tokio::test]
+async fn a_seal_key_that_cannot_be_written_leaves_nothing_in_the_way_of_the_next_try() {
+    const NAME: &str =
+        "a_seal_key_that_cannot_be_written_leaves_nothing_in_the_way_of_the_next_try";
+    const CHILD: &str = "SEAL_TEST_CHILD";
+    if let Some(path) = std::env::var_os(CHILD) {
+        let error = SealKey::create_file(Path::new(&path)).await.unwrap_err();
+        assert!(error.to_string().contains("File too large"), "{error}");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("seal.key");
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(CHILD, &path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!path.exists());
+    SealKey::create_file(&path).await.unwrap();
+    SealKey::read(&SecretSource::File(path)).await.unwrap();
+}

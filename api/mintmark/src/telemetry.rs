@@ -92,7 +92,7 @@ impl IssuanceLog for ProcessLog {
                 %not_after, %authority, %caller, %time, "X.509-SVID",
             ),
             Document::Jwt { audience } => tracing::info!(
-                target: ISSUED, %id, audience, digest, %not_before, %not_after, %authority, %caller,
+                target: ISSUED, %id, ?audience, digest, %not_before, %not_after, %authority, %caller,
                 %time, "JWT-SVID",
             ),
         }

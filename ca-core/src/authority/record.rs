@@ -144,3 +144,81 @@ impl BundleRecord {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+
+    fn trust_domain() -> TrustDomain {
+        TrustDomain::parse("example.test").unwrap()
+    }
+
+    fn root() -> CaCertificate {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        CaCertificate::from_der(parameters.self_signed(&key).unwrap().der()).unwrap()
+    }
+
+    fn key(byte: u8) -> PublicKey {
+        PublicKey::from_ed25519(&[byte; 32]).unwrap()
+    }
+
+    prop_compose! {
+        fn bundles()(
+            roots in proptest::collection::vec(any::<bool>(), 0..4),
+            keys in proptest::collection::vec((".{0,20}", 0..=i64::MAX, any::<bool>()), 0..4),
+            sequence: u64,
+            refresh_hint: u64,
+        ) -> Bundle {
+            let x509 = roots.into_iter().map(|tainted| X509Authority { certificate: root(), tainted });
+            let jwt = keys.into_iter().map(|(kid, expires_at, tainted)| JwtAuthority {
+                kid,
+                key: key(7),
+                expires_at: Timestamp::from_unix(expires_at),
+                tainted,
+            });
+            Bundle {
+                trust_domain: trust_domain(),
+                x509_authorities: x509.collect(),
+                jwt_authorities: jwt.collect(),
+                sequence,
+                refresh_hint: Duration::from_secs(refresh_hint),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_bundle_is_read_back_as_it_was_written(bundle in bundles()) {
+            let json = serde_json::to_vec(&BundleRecord::of(&bundle)).unwrap();
+            let record: BundleRecord = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(record.into_bundle(&trust_domain()).unwrap(), bundle);
+        }
+    }
+
+    #[test]
+    fn a_bundle_of_another_trust_domain_or_with_a_bad_part_is_refused() {
+        let mut bundle = Bundle::empty(trust_domain(), Duration::ZERO);
+        bundle.add_x509(root());
+        bundle.add_jwt("kid", key(7), Timestamp::MAX);
+        let other = TrustDomain::parse("other.test").unwrap();
+        let refused = BundleRecord::of(&bundle).into_bundle(&other).unwrap_err();
+        assert!(matches!(refused, AuthorityError::OtherTrustDomain { .. }), "{refused}");
+        for harm in [
+            (|record| record.x509[0].certificate.truncate(40)) as fn(&mut BundleRecord),
+            |record| record.x509[0].certificate.insert(0, '!'),
+            |record| record.jwt[0].public_key.clear(),
+        ] {
+            let mut record = BundleRecord::of(&bundle);
+            harm(&mut record);
+            let refused = record.into_bundle(&trust_domain()).unwrap_err();
+            assert!(matches!(refused, AuthorityError::Record { .. }), "{refused}");
+        }
+    }
+}

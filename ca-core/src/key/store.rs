@@ -26,6 +26,24 @@ pub trait SigningKey: Send + Sync + fmt::Debug {
     fn public_key(&self) -> &PublicKey;
 }
 
+impl dyn SigningKey + '_ {
+    /// Has the key sign, and refuses a signature of another algorithm than the one that was promised: the
+    /// signed bytes name it already.
+    pub(crate) async fn sign_by(
+        &self,
+        promised: SignatureAlgorithm,
+        message: ToBeSigned,
+    ) -> Result<Signature, SignError> {
+        let signature = self.sign(message).await?;
+        if signature.algorithm() == promised {
+            return Ok(signature);
+        }
+        let key = self.public_key().key_id().to_string();
+        let reason = format!("it signed by {} where {promised} is wanted", signature.algorithm());
+        Err(SignError::Refused { key, reason })
+    }
+}
+
 /// Why there is no signature. No variant carries a PIN, key bytes or the message.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SignError {

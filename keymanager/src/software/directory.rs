@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ca_core::key::{KeyError, KeyName, KeyType};
 
-use super::seal::{self, LONGEST, SealKey, Unsealed};
+use super::seal::{self, LONGEST, SealKey, Unsealed, sync_parent};
 
 /// Ends the file name of every sealed key.
 const SUFFIX: &str = ".sealed";
@@ -29,7 +29,8 @@ impl SealedDirectory {
     ) -> Result<Self, KeyError> {
         let place = format!("sealed files in {}", path.display());
         let directory = Self { path, seal, trust_domain, place };
-        match DirBuilder::new().mode(0o700).create(&directory.path) {
+        let made = DirBuilder::new().mode(0o700).create(&directory.path);
+        match made.and_then(|()| sync_parent(&directory.path)) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(directory.failed("cannot make the directory", error));
             }

@@ -14,8 +14,8 @@
 //! trust domain, does not open.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -84,13 +84,7 @@ impl SealKey {
         aws_lc_rs::rand::fill(&mut key[..])
             .map_err(|_| setup("the system gives no random bytes".to_owned()))?;
         let text = Zeroizing::new(STANDARD.encode(&key[..]) + "\n");
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let written = options.open(path).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(|error| setup(error.to_string()))?;
+        write_new(path, text.as_bytes()).map_err(|error| setup(error.to_string()))?;
         Ok(Self(key))
     }
 
@@ -184,6 +178,26 @@ impl SealKey {
     fn cipher(&self) -> LessSafeKey {
         let key = UnboundKey::new(&AES_256_GCM, &self.0[..]).expect("AES-256 takes 32 bytes");
         LessSafeKey::new(key)
+    }
+}
+
+/// Writes a file that did not exist, and its name, to the disk; or leaves none behind.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half a key in the way of the next try. The error that is returned says what is wrong.
+        let _ = std::fs::remove_file(path);
+    }
+    written.and_then(|()| sync_parent(path))
+}
+
+/// Has the name of `path` flushed: keys sealed under a seal key that a power cut took away are lost.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
     }
 }
 

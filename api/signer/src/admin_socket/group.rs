@@ -11,11 +11,13 @@ pub(super) struct Group(u32);
 impl Group {
     /// By name in `/etc/group`, or by number. Groups of a directory service go by number.
     pub(super) fn find(text: &str) -> Result<Self, SocketError> {
-        if let Ok(number) = text.parse() {
-            return Ok(Self(number));
-        }
-        let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-        number_of(text, &groups).map(Self).ok_or_else(|| SocketError::Group(text.to_owned()))
+        let number = text.parse().ok().or_else(|| {
+            let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+            number_of(text, &groups)
+        });
+        // chown(2) takes the highest number for "leave it as it is".
+        let number = number.filter(|&number| number != u32::MAX);
+        number.map(Self).ok_or_else(|| SocketError::Group(text.to_owned()))
     }
 
     pub(super) fn gid(self) -> Gid {
@@ -51,8 +53,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_group_is_named() {
-        let error = Group::find("no-such-group").unwrap_err().to_string();
-        assert!(error.contains("\"no-such-group\""), "{error}");
+    fn an_unknown_or_impossible_group_is_named() {
+        for text in ["no-such-group", "-1", "4294967295", "4294967296", ""] {
+            let error = Group::find(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
     }
 }

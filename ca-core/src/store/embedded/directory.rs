@@ -2,10 +2,11 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 
 use crate::store::StoreError;
 
@@ -16,9 +17,11 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if there is none (0700) and takes its `state.lock`.
+    /// Makes the directory if there is none (0700) and takes its `state.lock`. One that others may write
+    /// to is refused: whoever replaces the file says whom everyone trusts.
     pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
         create(path).map_err(|error| unusable(path, "cannot be made", &error))?;
+        check_guarded(path)?;
         let mut lock = open_private(&path.join("state.lock"), OpenOptions::new().create(true))
             .map_err(|error| unusable(path, "cannot be written", &error))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -76,6 +79,22 @@ fn create(path: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
         _ => Ok(()),
     }
+}
+
+fn check_guarded(path: &Path) -> Result<(), StoreError> {
+    let found = path.metadata().map_err(|error| unusable(path, "cannot be looked at", &error))?;
+    let place = || format!("state directory {}", path.display());
+    let (user, owner, mode) = (geteuid().as_raw(), found.uid(), found.mode() & 0o7777);
+    if owner != user && owner != 0 {
+        let reason = format!("it belongs to user {owner}; run: chown {user} {}", path.display());
+        return Err(StoreError::Unavailable { place: place(), reason });
+    }
+    if mode & 0o022 != 0 {
+        let reason =
+            format!("others may write to it (mode {mode:04o}); run: chmod go-w {}", path.display());
+        return Err(StoreError::Unavailable { place: place(), reason });
+    }
+    Ok(())
 }
 
 fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
