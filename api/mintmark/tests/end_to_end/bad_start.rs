@@ -55,6 +55,13 @@ fn a_key_that_can_leave_the_token_is_refused() {
 }
 
 #[test]
+fn a_key_that_may_do_more_than_sign_is_refused() {
+    let site = Site::with_token();
+    site.token().plant(CA_KEY, &["--usage-derive"]);
+    site.refused_start().failed_saying(1, &[CA_KEY, "is refused", "it may do more than sign"]);
+}
+
+#[test]
 fn an_imported_key_is_refused() {
     let site = Site::with_token();
     let key = site.path("imported.der");
