@@ -84,6 +84,10 @@ fn make(session: &Session, name: &KeyName, curve: &[u8], changes: &[Attribute]) 
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Sign(true),
+        Attribute::SignRecover(false),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
         Attribute::Id(vec![1]),
         label,
     ];
@@ -258,6 +262,8 @@ async fn a_key_that_breaks_a_promise_is_refused() {
         (2, vec![Attribute::Sensitive(false)], "read in plain text"),
         (3, vec![Attribute::Sign(false)], "not allowed to sign"),
         (4, vec![Attribute::Id(vec![2])], "different ids"),
+        (5, vec![Attribute::Decrypt(true)], "may do more than sign"),
+        (6, vec![Attribute::Derive(true)], "may do more than sign"),
     ] {
         let name = name(&format!("x509/{generation}"));
         make(&session, &name, P256, &changes);

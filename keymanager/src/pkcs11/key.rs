@@ -220,6 +220,10 @@ impl Worker {
             if reply.is_closed() {
                 continue;
             }
+            if self.seat.is_none() {
+                // Another session has to be opened first, which may take long.
+                answers.hand_out();
+            }
             let started = Instant::now();
             let result = self.sign(&input);
             let finished = Instant::now();

@@ -153,6 +153,15 @@ const PROMISES: &[(AttributeType, bool, &str)] = &[
     (AttributeType::AlwaysAuthenticate, false, "it wants the PIN for every signature"),
 ];
 
+/// What a private key must not be allowed beside signing: each would let the authority's key be used on
+/// bytes that nobody checked. A module may leave out what a key type cannot do.
+const OTHER_USES: &[AttributeType] = &[
+    AttributeType::SignRecover,
+    AttributeType::Decrypt,
+    AttributeType::Unwrap,
+    AttributeType::Derive,
+];
+
 const PRIVATE_ATTRIBUTES: &[AttributeType] = &[
     AttributeType::KeyType,
     AttributeType::Id,
@@ -163,6 +172,10 @@ const PRIVATE_ATTRIBUTES: &[AttributeType] = &[
     AttributeType::Local,
     AttributeType::Sign,
     AttributeType::AlwaysAuthenticate,
+    AttributeType::SignRecover,
+    AttributeType::Decrypt,
+    AttributeType::Unwrap,
+    AttributeType::Derive,
 ];
 
 /// The token answers with those that the key type has.
@@ -175,7 +188,7 @@ const PUBLIC_ATTRIBUTES: &[AttributeType] = &[
     AttributeType::PublicExponent,
 ];
 
-/// What a token told about an object. What it did not tell is missing, which is never taken for "no".
+/// What a token told about an object. What it did not tell is missing.
 struct Attributes(Vec<Attribute>);
 
 impl Attributes {
@@ -197,7 +210,12 @@ impl Attributes {
                 }
             }
         }
-        Ok(())
+        match OTHER_USES.iter().find(|&&other| self.flag(other) == Some(true)) {
+            Some(other) => Err(format!(
+                "it may do more than sign ({other}); make a new key and retire this one"
+            )),
+            None => Ok(()),
+        }
     }
 
     fn flag(&self, wanted: AttributeType) -> Option<bool> {
@@ -209,7 +227,11 @@ impl Attributes {
                 | Attribute::NeverExtractable(value)
                 | Attribute::Local(value)
                 | Attribute::Sign(value)
-                | Attribute::AlwaysAuthenticate(value) => Some(*value),
+                | Attribute::AlwaysAuthenticate(value)
+                | Attribute::SignRecover(value)
+                | Attribute::Decrypt(value)
+                | Attribute::Unwrap(value)
+                | Attribute::Derive(value) => Some(*value),
                 _ => None,
             }
         })
@@ -330,6 +352,10 @@ mod tests {
             Attribute::Local(false),
             Attribute::Sign(false),
             Attribute::AlwaysAuthenticate(true),
+            Attribute::SignRecover(true),
+            Attribute::Decrypt(true),
+            Attribute::Unwrap(true),
+            Attribute::Derive(true),
         ] {
             let mut attributes = kept();
             attributes.retain(|kept| kept.attribute_type() != wrong.attribute_type());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ca_core::bundle::certificate_pem;
 use ca_core::clock::Clock;
-use ca_core::csr::Csr;
+use ca_core::csr::{Csr, CsrError};
 use ca_core::dns::DnsName;
 use serde::Serialize;
 
@@ -29,7 +29,9 @@ pub(super) async fn mint(
         return Err(Failure::Usage(advice.to_owned()));
     }
     let (csr, key) = request(&arguments)?;
-    let proven = Csr::parse(&csr).and_then(|csr| csr.verify()).map_err(Failure::failed)?;
+    let proven = Csr::parse(&csr)
+        .and_then(|csr| csr.verify())
+        .map_err(|reason| unproven(arguments.csr.as_deref(), &reason))?;
 
     let client = AdminClient::connect(socket).await?;
     let chain = client.mint_x509(csr, arguments.ttl).await?.cert_chain;
@@ -54,6 +56,12 @@ pub(super) async fn mint(
         }
         None => show_texts(&view, &delivery, screen),
     }
+}
+
+/// Why a CSR is not even sent, with the file that it came from.
+fn unproven(file: Option<&Path>, reason: &CsrError) -> Failure {
+    let place = file.map_or_else(String::new, |file| format!(" in {}", file.display()));
+    Failure::failed(format!("the CSR{place} cannot be used: {reason}"))
 }
 
 /// The CSR to send, and the key if it is made here.

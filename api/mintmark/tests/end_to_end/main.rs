@@ -1,0 +1,13 @@
+//! The binary that ships, from its configuration to what other people's software says of its SVIDs.
+//!
+//! Needs what `make test` installs: SoftHSM, OpenSC, OpenSSL and the Python judges.
+#![expect(clippy::unwrap_used, reason = "tests state their expectations by unwrapping")]
+
+mod bad_request;
+mod bad_start;
+mod dev;
+mod other_programs;
+mod restart;
+mod site;
+mod token;
+mod wire;
