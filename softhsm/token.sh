@@ -29,6 +29,11 @@ for candidate in /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.
     [ -n "$module" ] || [ ! -f "$candidate" ] || module=$candidate
 done
 
+[ -n "$module" ] || {
+    echo "libsofthsm2.so is not found; set SOFTHSM2_MODULE to its path" >&2
+    exit 69
+}
+
 if [ ! -e "$dir/pin" ]; then
     mkdir -p "$dir/tokens"
     cat >"$dir/softhsm2.conf" <<CONF
@@ -38,10 +43,11 @@ log.level = ERROR
 slots.removable = false
 CONF
     random() { od -An -N12 -tx1 /dev/urandom | tr -d ' \n'; }
-    random >"$dir/pin"
+    random >"$dir/pin.new"
     # softhsm2-util takes PINs as arguments alone: visible to this machine's users while it runs.
     SOFTHSM2_CONF=$dir/softhsm2.conf softhsm2-util --init-token --free --label "$label" \
-        --so-pin "$(random)" --pin "$(cat "$dir/pin")" >&2
+        --so-pin "$(random)" --pin "$(cat "$dir/pin.new")" >&2
+    mv "$dir/pin.new" "$dir/pin"
 fi
 
 cat <<EXPORTS

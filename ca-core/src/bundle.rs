@@ -27,7 +27,7 @@ pub struct Bundle {
     pub jwt_authorities: Vec<JwtAuthority>,
     /// Rises by one with each change of content (Trust Domain and Bundle §4.1.1).
     pub sequence: u64,
-    /// How often to look for changes (Trust Domain and Bundle §4.1.2).
+    /// How often to look for changes (Trust Domain and Bundle §4.1.2); zero gives no hint.
     pub refresh_hint: Duration,
 }
 
@@ -167,11 +167,13 @@ impl Bundle {
             })
             .collect();
         let document = match surface {
-            Surface::Spiffe => json!({
-                "keys": keys,
-                "spiffe_refresh_hint": self.refresh_hint.as_secs(),
-                "spiffe_sequence": self.sequence,
-            }),
+            Surface::Spiffe => {
+                let mut document = json!({ "keys": keys, "spiffe_sequence": self.sequence });
+                if !self.refresh_hint.is_zero() {
+                    document["spiffe_refresh_hint"] = self.refresh_hint.as_secs().into();
+                }
+                document
+            }
             Surface::Jwt => json!({ "keys": keys }),
         };
         serde_json::to_string_pretty(&document).expect("a value of our own is always JSON")

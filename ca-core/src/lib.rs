@@ -1,6 +1,6 @@
 //! What an SVID says and who may have it.
 //!
-//! Bytes, times and traits in; bytes out. No gRPC, no TLS, no threads: this crate returns futures and
+//! Bytes, times and traits in; bytes out. No gRPC, no TLS, no tasks: this crate returns futures and
 //! whoever calls it spawns them. `docs/architecture.md` follows one mint through these modules.
 
 pub mod authority;

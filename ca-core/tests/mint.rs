@@ -399,6 +399,30 @@ async fn an_ended_authority_is_followed_by_a_new_one_and_stays_in_the_bundle() {
 }
 
 #[tokio::test]
+async fn an_ended_authority_whose_key_is_gone_is_followed_all_the_same() {
+    let world = World::new();
+    let first = world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+    let empty = SoftwareStore::in_memory("example.test");
+    let after = now().plus(Duration::from_secs(86_401));
+    let configured = settings(KeyType::EcP256);
+    let serials = RandomSerials::new();
+    let second = authority::establish(&configured, &world.store, &empty, &serials, after).await;
+    let second = second.unwrap();
+    assert_ne!(first.x509.authority(), second.x509.authority());
+    assert_eq!(second.x509_key.as_str(), "mintmark/example.test/x509/2");
+}
+
+#[tokio::test]
+async fn a_new_authority_leaves_the_keys_of_a_lost_state_alone() {
+    let world = World::new();
+    let name = KeyName::parse("mintmark/example.test/x509/1").unwrap();
+    let left = world.keys.create(&name, KeyType::EcP256).await.unwrap();
+    let made = world.start(&settings(KeyType::EcP256), now()).await.unwrap();
+    assert_eq!(made.x509_key.as_str(), "mintmark/example.test/x509/2");
+    assert_ne!(made.x509.certificate().key(), left.public_key());
+}
+
+#[tokio::test]
 async fn two_processes_that_start_together_make_one_authority() {
     let world = Arc::new(World::new());
     let starts = (0..6).map(|_| {

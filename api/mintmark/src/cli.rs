@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::key::KeyType;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{DEFAULT_PATH, Period, PeriodError, Settings};
 
@@ -23,6 +25,30 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What was typed; ends the process with exit code 2 if that makes no sense.
+    #[must_use]
+    pub fn from_arguments() -> Self {
+        let matches = Self::command().get_matches();
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        // The variable may be set for the other commands; the option was meant for this one.
+        let typed = matches.value_source("socket") == Some(ValueSource::CommandLine);
+        let instead = match cli.command {
+            Command::Server(_) | Command::Check(_) => {
+                "set [server.admin] socket in the configuration"
+            }
+            Command::Dev(_) => "name a folder with --dir: its socket is DIR/admin.sock",
+            _ => return cli,
+        };
+        if typed {
+            let text =
+                format!("--socket names a running server and has no meaning here; {instead}");
+            Self::command().error(ErrorKind::ArgumentConflict, text).exit();
+        }
+        cli
+    }
 }
 
 /// The commands.

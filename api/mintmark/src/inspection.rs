@@ -41,7 +41,7 @@ pub async fn inspect(settings: &Settings) -> Vec<Finding> {
         let section = format!("[keys.{name}]");
         match store {
             KeySettings::Software(SoftwareSettings { dir, seal_key }) => {
-                findings.push(private_folder(dir).of(&format!("{section} dir")));
+                findings.push(guarded_folder(dir, REACH).of(&format!("{section} dir")));
                 findings.push(seal(seal_key).await.of(&format!("{section} seal_key")));
             }
             KeySettings::Pkcs11(settings) => {
@@ -56,7 +56,7 @@ pub async fn inspect(settings: &Settings) -> Vec<Finding> {
             }
         }
     }
-    findings.push(private_folder(&settings.store_dir).of("[store] dir"));
+    findings.push(guarded_folder(&settings.store_dir, WRITE).of("[store] dir"));
     findings
 }
 
@@ -92,11 +92,15 @@ fn socket(admin: &Admin) -> Finding {
     }
 }
 
-/// A folder for what nobody else may read.
-fn private_folder(folder: &Path) -> Finding {
+/// Mode bits that let others into a folder, or let them change what is in it.
+const REACH: u32 = 0o077;
+const WRITE: u32 = 0o022;
+
+/// A folder in which others may not do what `forbidden` names.
+fn guarded_folder(folder: &Path, forbidden: u32) -> Finding {
     match fs::metadata(folder) {
         Ok(found) if !found.is_dir() => fault(format!("{} is no folder", folder.display())),
-        Ok(found) if found.mode() & 0o077 != 0 => fault(format!(
+        Ok(found) if found.mode() & forbidden != 0 => fault(format!(
             "others can reach {} (mode {:04o}); run: chmod 700 {}",
             folder.display(),
             found.mode() & 0o7777,
@@ -198,14 +202,14 @@ mod tests {
     fn a_folder_is_private_or_can_be_made() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("a/b");
-        assert_eq!(private_folder(&folder).verdict, Verdict::Good);
+        assert_eq!(guarded_folder(&folder, REACH).verdict, Verdict::Good);
         fs::create_dir_all(&folder).unwrap();
         with_mode(&folder, 0o755);
-        let finding = private_folder(&folder);
+        let finding = guarded_folder(&folder, REACH);
         assert_eq!(finding.verdict, Verdict::Fault);
         assert!(finding.detail.contains("chmod 700 "), "{}", finding.detail);
         with_mode(&folder, 0o700);
-        assert_eq!(private_folder(&folder).verdict, Verdict::Good);
+        assert_eq!(guarded_folder(&folder, REACH).verdict, Verdict::Good);
     }
 
     #[tokio::test]

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use ca_core::clock::SystemClock;
-use clap::Parser as _;
 use mintmark::cli::Cli;
 
 fn main() -> ExitCode {
     // A wrong command line ends here, with exit code 2.
-    let cli = Cli::parse();
+    let cli = Cli::from_arguments();
     match mintmark::run(cli, Arc::new(SystemClock), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

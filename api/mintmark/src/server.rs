@@ -59,6 +59,8 @@ impl Server {
         clock: Arc<dyn Clock>,
         log_levels: Arc<LogLevels>,
     ) -> Result<Self, ServerError> {
+        // Changes nothing, and finds a bad path before keys are made.
+        AdminSocket::check(&settings.admin.socket, settings.admin.group.as_deref())?;
         let store = open_store(settings.store_dir.clone()).await?;
         let keys = open_keys(settings).await?;
         let serials = RandomSerials::new();

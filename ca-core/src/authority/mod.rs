@@ -37,6 +37,9 @@ use crate::store::{
 };
 use crate::token::{TokenError, TokenIssuer, TokenSettings};
 
+/// How many key names a new authority tries: those that lost state directories have left behind.
+const GENERATIONS: u64 = 1000;
+
 /// How often a start tries again after another process has changed the same slot.
 const ROUNDS: usize = 8;
 
@@ -278,9 +281,10 @@ impl Founder<'_> {
                 Some((slot, version)) => match (&slot.pending, &slot.active) {
                     (Some(pending), _) => self.make(kind, &slot, pending, version).await?,
                     (None, Some(id)) => {
-                        let found = self.load(kind, id).await?;
-                        if self.now < found.not_after {
-                            return Ok(found);
+                        let record = self.record(kind, id).await?;
+                        // The key of an ended authority may be gone: nobody needs it any more.
+                        if self.now < Timestamp::from_unix(record.not_after) {
+                            return self.load(kind, id, &record).await;
                         }
                         self.announce(kind, Some((slot, version))).await?;
                     }
@@ -303,8 +307,8 @@ impl Founder<'_> {
             }
             None => (Check::Absent(kind.slot()), 0, None),
         };
-        let generation = recorded.max(self.last_generation(kind).await?) + 1;
-        let pending = Some(self.key_name(kind, generation)?.to_string());
+        let (generation, name) = self.free_generation(kind, recorded).await?;
+        let pending = Some(name.to_string());
         let slot = SlotRecord { generation, active, pending };
         self.commit(vec![check], vec![put(kind.slot(), &slot)]).await?;
         Ok(())
@@ -370,16 +374,22 @@ impl Founder<'_> {
         Ok(())
     }
 
+    async fn record(&self, kind: Kind, id: &str) -> Result<AuthorityRecord, AuthorityError> {
+        let record = self.read::<AuthorityRecord>(authority_key(id)?).await?;
+        record.map(|(record, _)| record).ok_or_else(|| AuthorityError::Record {
+            what: format!("{} authority {id}", kind.name()),
+            reason: "the slot names it, but it is not there".to_owned(),
+        })
+    }
+
     /// The active authority with its key, which must be the one of the record.
-    async fn load(&self, kind: Kind, id: &str) -> Result<Found, AuthorityError> {
+    async fn load(
+        &self,
+        kind: Kind,
+        id: &str,
+        record: &AuthorityRecord,
+    ) -> Result<Found, AuthorityError> {
         let what = format!("{} authority {id}", kind.name());
-        let (record, _) =
-            self.read::<AuthorityRecord>(authority_key(id)?).await?.ok_or_else(|| {
-                AuthorityError::Record {
-                    what: what.clone(),
-                    reason: "the slot names it, but it is not there".to_owned(),
-                }
-            })?;
         let corrupt = |reason: String| AuthorityError::Record { what: what.clone(), reason };
         let key_name = parse_key_name(&record.key)?;
         let place = || self.keys.description().place.clone();
@@ -435,14 +445,23 @@ impl Founder<'_> {
         }
     }
 
-    /// The highest generation of this kind that the key store has a key of.
-    async fn last_generation(&self, kind: Kind) -> Result<u64, AuthorityError> {
-        let prefix = format!("mintmark/{}/{}/", self.settings.trust_domain, kind.key_part());
-        let keys = self.keys.list().await?;
-        let generations = keys.iter().filter_map(|key| {
-            key.name.as_str().strip_prefix(&prefix).and_then(|text| text.parse().ok())
-        });
-        Ok(generations.max().unwrap_or(0))
+    /// The first generation after `recorded` whose key name is free. A good key that has a name is one of a
+    /// lost state directory, and stays as it is; one that cannot be used is for a person to look at, before
+    /// anything is signed in its place.
+    async fn free_generation(
+        &self,
+        kind: Kind,
+        recorded: u64,
+    ) -> Result<(u64, KeyName), AuthorityError> {
+        for generation in recorded + 1..=recorded + GENERATIONS {
+            let name = self.key_name(kind, generation)?;
+            match self.keys.find(&name).await {
+                Ok(None) => return Ok((generation, name)),
+                Ok(Some(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(KeyError::Exists(self.key_name(kind, recorded + GENERATIONS)?).into())
     }
 
     fn key_name(&self, kind: Kind, generation: u64) -> Result<KeyName, AuthorityError> {

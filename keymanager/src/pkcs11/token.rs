@@ -36,6 +36,13 @@ impl Token {
             let reason = "the PIN is locked; the security officer can set it anew".to_owned();
             return Err(KeyError::Credentials { place, reason });
         }
+        if info.user_pin_final_try() {
+            let reason =
+                "one more wrong PIN would lock it; check the PIN, and log in once by hand \
+                          (pkcs11-tool --login) so that the token counts anew"
+                    .to_owned();
+            return Err(KeyError::Credentials { place, reason });
+        }
         let (key_types, hardware) =
             abilities(&context, slot).map_err(|error| Fault::from(error).key_error(&place))?;
         let login = Login::read(&settings.pin)?;

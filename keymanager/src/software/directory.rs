@@ -29,7 +29,7 @@ impl SealedDirectory {
     ) -> Result<Self, KeyError> {
         let place = format!("sealed files in {}", path.display());
         let directory = Self { path, seal, trust_domain, place };
-        let made = DirBuilder::new().mode(0o700).create(&directory.path);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory.path);
         match made.and_then(|()| sync_parent(&directory.path)) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(directory.failed("cannot make the directory", error));
