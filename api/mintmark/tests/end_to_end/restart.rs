@@ -101,3 +101,11 @@ fn a_first_start_killed_at_any_moment_is_taken_up_by_the_next() {
     assert!(sealed.count() <= 2, "a start that was cut short leaves no key behind");
     server.stop();
 }
+
+#[test]
+fn an_interrupted_server_ends_in_order() {
+    let site = Site::with_sealed_keys();
+    site.start().interrupt();
+    assert!(!site.path("admin.sock").exists());
+    site.mintmark(&["healthcheck"]).failed_saying(4, &["no such socket"]);
+}
