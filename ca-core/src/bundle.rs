@@ -31,6 +31,10 @@ pub struct Bundle {
     pub refresh_hint: Duration,
 }
 
+/// How long an authority stays in the bundle after its end, for verifiers whose clocks are slow and
+/// software that stumbles over a root it has just used. So does SPIRE.
+pub const KEPT: Duration = Duration::from_secs(24 * 3600);
+
 /// A root certificate of the bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct X509Authority {
@@ -106,6 +110,23 @@ impl Bundle {
         if self.jwt_authorities.iter().all(|known| known.kid != kid) {
             let kid = kid.to_owned();
             self.jwt_authorities.push(JwtAuthority { kid, key, expires_at, tainted: false });
+            self.sequence += 1;
+        }
+    }
+
+    /// Drops what has ended [`KEPT`] ago. The last root and the last token key always stay: a bundle that
+    /// is emptied by accident makes every SVID of the trust domain untrusted.
+    pub fn prune(&mut self, now: Timestamp) {
+        let limit = now.minus(KEPT);
+        let last = self.x509_authorities.iter().map(|root| root.certificate.not_after()).max();
+        let before = self.x509_authorities.len() + self.jwt_authorities.len();
+        self.x509_authorities.retain(|root| {
+            let end = root.certificate.not_after();
+            end > limit || Some(end) == last
+        });
+        let last = self.jwt_authorities.iter().map(|key| key.expires_at).max();
+        self.jwt_authorities.retain(|key| key.expires_at > limit || Some(key.expires_at) == last);
+        if self.x509_authorities.len() + self.jwt_authorities.len() != before {
             self.sequence += 1;
         }
     }

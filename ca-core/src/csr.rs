@@ -180,7 +180,7 @@ pub enum CsrError {
     Key(#[from] PublicKeyError),
     /// No signature algorithm that is accepted from anyone.
     #[error(
-        "signature algorithm is not supported; sign with ECDSA or RSA (PKCS#1 v1.5) and SHA-256 or SHA-384, or with Ed25519"
+        "signature algorithm is not supported; sign with ECDSA or RSA (PKCS#1 v1.5) and SHA-256, SHA-384 or (RSA) SHA-512, or with Ed25519"
     )]
     UnknownAlgorithm,
     /// The signature's algorithm does not go with the key.

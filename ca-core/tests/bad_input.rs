@@ -29,7 +29,7 @@ const CSRS: [(&str, &str); 16] = [
     ("bad-rsa-exponent-1", "RSA exponent must be odd, at least 65537 and at most 33 bits"),
     (
         "bad-sha1",
-        "signature algorithm is not supported; sign with ECDSA or RSA (PKCS#1 v1.5) and SHA-256 or SHA-384, or with Ed25519",
+        "signature algorithm is not supported; sign with ECDSA or RSA (PKCS#1 v1.5) and SHA-256, SHA-384 or (RSA) SHA-512, or with Ed25519",
     ),
     (
         "bad-signature-of-another-key",

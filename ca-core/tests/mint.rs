@@ -384,6 +384,11 @@ async fn an_ended_authority_is_followed_by_a_new_one_and_stays_in_the_bundle() {
     assert_ne!(first.jwt.kid(), second.jwt.kid());
     assert_eq!(second.bundle.x509_authorities.len(), 2);
     assert_eq!(second.bundle.sequence, 4);
+    let days_after = after.plus(Duration::from_secs(3 * 86_400));
+    let third = world.start(&settings(KeyType::EcP256), days_after).await.unwrap();
+    assert_eq!(third.bundle.x509_authorities.len(), 1, "the others ended more than a day ago");
+    assert_eq!(third.bundle.jwt_authorities.len(), 1);
+    assert!(third.bundle.sequence > second.bundle.sequence);
     let subjects: Vec<_> = second
         .bundle
         .x509_authorities

@@ -50,6 +50,8 @@ impl Token {
         let tokens = tokens(&context, true)?;
         match &tokens[..] {
             [(_, info)] => home.token(info, pin_file).map(Some),
+            // The making ended between the PIN and the token: it starts anew.
+            [] => std::fs::remove_file(&pin_file).map(|()| None).map_err(at(&pin_file)),
             others => Err(SoftHsmError::Tokens { path: home.root, count: others.len() }),
         }
     }

@@ -97,11 +97,12 @@ impl Server {
     /// Answers until `shutdown` resolves; then lets calls under way end, for some seconds.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { socket, services, store } = self;
+        let mint = Arc::clone(&services.mint);
         tracing::info!(socket = %socket.path().display(), "serving");
         socket.serve(services, shutdown).await?;
         tracing::info!("stopped");
-        // Closing the store waits for its file.
-        let closed = tokio::task::spawn_blocking(move || drop(store)).await;
+        // Closing waits: the keys for their threads, the store for its file.
+        let closed = tokio::task::spawn_blocking(move || drop((mint, store))).await;
         closed.map_err(|panic| io::Error::other(panic).into())
     }
 }

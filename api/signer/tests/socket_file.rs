@@ -132,7 +132,7 @@ fn a_path_of_107_bytes_is_the_longest() {
 #[test]
 fn a_directory_that_others_may_write_to_is_refused() {
     let place = TempDir::new().unwrap();
-    for open in [0o777, 0o1777, 0o702] {
+    for open in [0o777, 0o1777, 0o702, 0o770, 0o775] {
         set_mode(place.path(), open);
         let error = AdminSocket::bind(&place.path().join("admin.sock"), None).unwrap_err();
         assert!(matches!(error, SocketError::Directory { .. }), "{error}");

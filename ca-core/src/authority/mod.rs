@@ -168,9 +168,9 @@ pub enum AuthorityError {
     /// An authority would sign what nobody can verify.
     #[error("{0} authority {1} is not in the bundle; restore a backup of the state store")]
     NotInBundle(&'static str, String),
-    /// Others kept changing the same slot.
+    /// Others kept changing the same record.
     #[error(
-        "the {0} authority is being changed by other processes; start again when they are done"
+        "the {0} record of the state store is being changed by other processes; start again when they are done"
     )]
     Contended(&'static str),
 }
@@ -288,7 +288,7 @@ impl Founder<'_> {
                 },
             }
         }
-        Err(AuthorityError::Contended(kind.name()))
+        Err(AuthorityError::Contended(kind.key_part()))
     }
 
     /// Step 1: names the key to come, with a generation that neither record nor key store has used.
@@ -343,6 +343,7 @@ impl Founder<'_> {
                 (kid, None)
             }
         };
+        bundle.prune(self.now);
         let authority = AuthorityRecord {
             state: "active".to_owned(),
             key: name.to_string(),
@@ -484,7 +485,7 @@ impl Founder<'_> {
                 return Ok(bundle);
             }
         }
-        Err(AuthorityError::Contended("X.509"))
+        Err(AuthorityError::Contended("bundle"))
     }
 
     async fn read<T: DeserializeOwned>(

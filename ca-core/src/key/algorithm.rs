@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::KeyKind;
+
 /// A kind of key that can be asked for, by SPIRE's names (`ec-p256`, `rsa-2048`, …).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyType {
@@ -40,15 +42,23 @@ impl KeyType {
         }
     }
 
+    /// What the public half of such a key is.
+    #[must_use]
+    pub fn kind(self) -> KeyKind {
+        match self {
+            Self::EcP256 => KeyKind::EcP256,
+            Self::EcP384 => KeyKind::EcP384,
+            Self::Rsa2048 => KeyKind::Rsa { bits: 2048 },
+            Self::Rsa3072 => KeyKind::Rsa { bits: 3072 },
+            Self::Rsa4096 => KeyKind::Rsa { bits: 4096 },
+            Self::Ed25519 => KeyKind::Ed25519,
+        }
+    }
+
     /// How a key of this kind signs.
     #[must_use]
     pub fn signature_algorithm(self) -> SignatureAlgorithm {
-        match self {
-            Self::EcP256 => SignatureAlgorithm::EcdsaP256Sha256,
-            Self::EcP384 => SignatureAlgorithm::EcdsaP384Sha384,
-            Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 => SignatureAlgorithm::RsaPkcs1Sha256,
-            Self::Ed25519 => SignatureAlgorithm::Ed25519,
-        }
+        self.kind().usual_algorithm()
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::{KeyError, KeyKind, KeyName, KeyStore, KeyType, SignError, SigningKey, ToBeSigned};
+use super::{KeyError, KeyName, KeyStore, KeyType, SignError, SigningKey, ToBeSigned};
 
 /// How many signatures are asked for at once: within the queue of any implementation under test, which
 /// has to hold at least this many jobs.
@@ -58,7 +58,7 @@ async fn a_key_is_made_once_and_found_again(store: &dyn KeyStore, name: &KeyName
     let key_type: KeyType = name.as_str().rsplit('/').next().unwrap().parse().unwrap();
     let made = store.create(name, key_type).await.unwrap();
     assert_eq!(made.algorithm(), key_type.signature_algorithm());
-    assert_eq!(made.public_key().kind(), kind_of(key_type));
+    assert_eq!(made.public_key().kind(), key_type.kind());
     signing_key(&made).await;
 
     let found = store.find(name).await.unwrap().expect("a key that was made is found");
@@ -76,17 +76,6 @@ async fn a_key_is_made_once_and_found_again(store: &dyn KeyStore, name: &KeyName
         );
     }
     assert!(!format!("{made:?}").is_empty(), "a key can be named in a log");
-}
-
-fn kind_of(key_type: KeyType) -> KeyKind {
-    match key_type {
-        KeyType::EcP256 => KeyKind::EcP256,
-        KeyType::EcP384 => KeyKind::EcP384,
-        KeyType::Rsa2048 => KeyKind::Rsa { bits: 2048 },
-        KeyType::Rsa3072 => KeyKind::Rsa { bits: 3072 },
-        KeyType::Rsa4096 => KeyKind::Rsa { bits: 4096 },
-        KeyType::Ed25519 => KeyKind::Ed25519,
-    }
 }
 
 async fn an_unsupported_type_is_refused(

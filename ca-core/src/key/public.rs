@@ -161,6 +161,14 @@ impl PublicKey {
 
     /// An RSA key from modulus and exponent, big-endian.
     pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
+        // Far beyond any key, and far below what the encoder takes.
+        const LONGEST: usize = 1 << 20;
+        if modulus.len() > LONGEST {
+            return Err(PublicKeyError::ModulusSize(modulus.len().saturating_mul(8)));
+        }
+        if exponent.len() > LONGEST {
+            return Err(PublicKeyError::Exponent);
+        }
         let mut numbers = Vec::with_capacity(modulus.len() + exponent.len() + 16);
         der::write_unsigned(&mut numbers, modulus);
         der::write_unsigned(&mut numbers, exponent);
@@ -437,6 +445,9 @@ mod tests {
         assert_eq!(rsa(&odd(128), &[1, 0, 1]), Err(PublicKeyError::ModulusSize(1024)));
         assert_eq!(rsa(&odd(2048), &[1, 0, 1]), Err(PublicKeyError::ModulusSize(16384)));
         assert_eq!(rsa(&odd(131_072), &[1, 0, 1]), Err(PublicKeyError::ModulusSize(1_048_576)));
+        let huge = odd(1 << 24);
+        assert_eq!(rsa(&huge, &[1, 0, 1]), Err(PublicKeyError::ModulusSize(1 << 27)));
+        assert_eq!(rsa(&odd(256), &huge), Err(PublicKeyError::Exponent));
         assert_eq!(rsa(&[0x80; 256], &[1, 0, 1]), Err(PublicKeyError::EvenModulus));
         for exponent in [&[1][..], &[3], &[1, 0, 0], &[1, 0, 0, 0, 0, 1, 1]] {
             assert_eq!(rsa(&odd(256), exponent), Err(PublicKeyError::Exponent));

@@ -102,6 +102,11 @@ impl TokenKey {
         Ok(key)
     }
 
+    /// Whether no thread is left to sign on.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.jobs.is_closed()
+    }
+
     /// Refuses a job, and says how long those that wait now will take.
     fn busy(&self) -> SignError {
         let pace = Duration::from_nanos(self.facts.pace.load(Ordering::Relaxed));
@@ -214,6 +219,10 @@ impl Worker {
             // Nobody waits for it any more: the device has better things to do.
             if reply.is_closed() {
                 continue;
+            }
+            if self.seat.is_none() {
+                // Another session has to be opened first, which may take long.
+                answers.hand_out();
             }
             let started = Instant::now();
             let result = self.sign(&input);

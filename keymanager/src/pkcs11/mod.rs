@@ -195,6 +195,7 @@ impl Shared {
         let Some(pair) = found.filter(|_| !self.retired.contains(name)) else { return Ok(None) };
         if let Some(key) = manager.live.get(name).and_then(Weak::upgrade)
             && *key.public_key() == pair.public_key
+            && !key.has_stopped()
         {
             return Ok(Some(key));
         }

@@ -1,7 +1,7 @@
 //! Key pairs as objects of a token: how they are made, and what they must show before they may sign.
 
 use ca_core::der::{Reader, tag};
-use ca_core::key::{KeyError, KeyKind, KeyName, KeyType, PublicKey, PublicKeyError};
+use ca_core::key::{KeyError, KeyName, KeyType, PublicKey, PublicKeyError};
 use cryptoki::error::{Error, Result};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{
@@ -80,18 +80,6 @@ fn recipe(key_type: KeyType) -> (Mechanism<'static>, Vec<Attribute>) {
         KeyType::Rsa3072 => (Mechanism::RsaPkcsKeyPairGen, rsa(3072)),
         KeyType::Rsa4096 => (Mechanism::RsaPkcsKeyPairGen, rsa(4096)),
         KeyType::Ed25519 => (Mechanism::EccEdwardsKeyPairGen, curve(ED25519_NAME)),
-    }
-}
-
-/// Whether a public key of `kind` is what a key of `key_type` should have.
-pub(super) fn is_of(kind: KeyKind, key_type: KeyType) -> bool {
-    match key_type {
-        KeyType::EcP256 => kind == KeyKind::EcP256,
-        KeyType::EcP384 => kind == KeyKind::EcP384,
-        KeyType::Rsa2048 => kind == KeyKind::Rsa { bits: 2048 },
-        KeyType::Rsa3072 => kind == KeyKind::Rsa { bits: 3072 },
-        KeyType::Rsa4096 => kind == KeyKind::Rsa { bits: 4096 },
-        KeyType::Ed25519 => kind == KeyKind::Ed25519,
     }
 }
 

@@ -120,7 +120,7 @@ impl Token {
         let pair = self
             .inspect(session, name)?
             .ok_or_else(|| unsafe_key(name, "the token does not show the key it just made"))?;
-        if !object::is_of(pair.public_key.kind(), key_type) {
+        if pair.public_key.kind() != key_type.kind() {
             let kind = pair.public_key.kind();
             return Err(unsafe_key(name, &format!("the token made {kind} instead of {key_type}")));
         }
@@ -173,13 +173,13 @@ fn unsafe_key(name: &KeyName, reason: &str) -> KeyError {
     KeyError::Unsafe { name: name.clone(), reason: reason.to_owned() }
 }
 
-/// The one token that the selector names.
 /// Finds the token, as it is described to people, and asks nothing of it that wants a PIN.
 pub(super) fn find(module: &Path, selector: &TokenSelector) -> Result<String, KeyError> {
     let context = module::load(module)?;
     select(&context, selector).map(|(_, info)| place(&info))
 }
 
+/// A token for people.
 fn place(info: &TokenInfo) -> String {
     format!(
         "{} token \"{}\" (serial {})",
@@ -189,6 +189,7 @@ fn place(info: &TokenInfo) -> String {
     )
 }
 
+/// The one token that the selector names.
 fn select(context: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo), KeyError> {
     let place = format!("PKCS#11 token {selector}");
     let slots =

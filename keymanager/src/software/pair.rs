@@ -7,8 +7,7 @@ use ring as provider;
 
 use ca_core::der::{self, tag};
 use ca_core::key::{
-    KeyError, KeyKind, KeyName, KeyType, PublicKey, SignError, Signature, SignatureAlgorithm,
-    ToBeSigned,
+    KeyError, KeyName, KeyType, PublicKey, SignError, Signature, SignatureAlgorithm, ToBeSigned,
 };
 use provider::rand::{SecureRandom, SystemRandom};
 use provider::signature::{
@@ -92,7 +91,7 @@ impl Pair {
         let public_key = private
             .public_key()
             .ok_or_else(|| broken("its public half is malformed".to_owned()))?;
-        if public_key.kind() != kind(key_type) {
+        if public_key.kind() != key_type.kind() {
             return Err(broken(format!("it is {} and not {key_type}", public_key.kind())));
         }
         let algorithm = key_type.signature_algorithm();
@@ -139,17 +138,6 @@ impl Private {
                 PublicKey::from_rsa(modulus, numbers.unsigned("RSA exponent").ok()?).ok()
             }
         }
-    }
-}
-
-fn kind(key_type: KeyType) -> KeyKind {
-    match key_type {
-        KeyType::EcP256 => KeyKind::EcP256,
-        KeyType::EcP384 => KeyKind::EcP384,
-        KeyType::Rsa2048 => KeyKind::Rsa { bits: 2048 },
-        KeyType::Rsa3072 => KeyKind::Rsa { bits: 3072 },
-        KeyType::Rsa4096 => KeyKind::Rsa { bits: 4096 },
-        KeyType::Ed25519 => KeyKind::Ed25519,
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, fchown, flock};
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid};
+use rustix::process::geteuid;
 
 use super::group::Group;
 use super::{SocketError, system};
@@ -85,8 +85,8 @@ impl Directory {
                 found.uid(),
             ));
         }
-        let group_is_ours = found.gid() == getegid().as_raw() || found.gid() == 0;
-        if found.mode() & 0o002 != 0 || (found.mode() & 0o020 != 0 && !group_is_ours) {
+        // Not even by our own group: on some systems it is that of every user.
+        if found.mode() & 0o022 != 0 {
             return unsafe_because(format!(
                 "others may write to it (mode {:04o}) and could put a socket of their own in place; run \
                  chmod go-w {path}, or choose another directory",

@@ -129,8 +129,8 @@ impl AdminSocket {
         &self.file.path
     }
 
-    /// Answers until `shutdown` resolves. Then the file goes, calls under way get a few seconds to end,
-    /// and what is left is cut off.
+    /// Answers until `shutdown` resolves. Then the file goes, calls under way get a few seconds to end.
+    /// What is left then lives until the runtime ends, as the process is about to.
     pub async fn serve(
         self,
         services: Services,
@@ -158,7 +158,7 @@ impl AdminSocket {
                 source: io::Error::other(error),
             }),
             () = ending => {
-                tracing::warn!("admin socket: calls that did not end in time are cut off");
+                tracing::warn!("admin socket: calls did not end in time; they end with the process");
                 Ok(())
             }
         }
