@@ -22,7 +22,8 @@ fn a_wrong_pin_is_tried_once_and_told_without_being_shown() {
     site.variables.push(("PKCS11SPY", module));
     site.variables.push(("PKCS11SPY_OUTPUT", calls.to_str().unwrap().to_owned()));
 
-    let texts = ["token \"mintmark\"", "refused the PIN", "not tried again", "correct the PIN"];
+    let texts =
+        ["token \"mintmark\"", "refused the PIN", "; it is not tried again", "correct the PIN"];
     site.refused_start().failed_saying(1, &texts);
     let calls = fs::read_to_string(calls).unwrap();
     assert_eq!(calls.matches(": C_Login\n").count(), 1, "{calls}");
