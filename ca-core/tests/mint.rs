@@ -508,6 +508,59 @@ async fn a_start_that_failed_for_a_kind_of_key_works_once_the_setting_is_correct
     assert_eq!(started.x509.certificate().algorithm(), SignatureAlgorithm::EcdsaP256Sha256);
 }
 
+/// A key store of software keys in which making the first key of each authority was cut short.
+#[derive(Debug)]
+struct HalfMade<'a>(&'a SoftwareStore);
+
+#[async_trait]
+impl KeyStore for HalfMade<'_> {
+    fn description(&self) -> &StoreDescription {
+        self.0.description()
+    }
+
+    async fn create(
+        &self,
+        name: &KeyName,
+        key_type: KeyType,
+    ) -> Result<Arc<dyn SigningKey>, KeyError> {
+        self.0.create(name, key_type).await
+    }
+
+    async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
+        if name.as_str().ends_with("/1") {
+            let reason = "only its public half is there".to_owned();
+            return Err(KeyError::Incomplete { name: name.clone(), reason });
+        }
+        self.0.find(name).await
+    }
+
+    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+        self.0.list().await
+    }
+
+    async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
+        self.0.retire(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_key_whose_making_was_cut_short_is_passed_over_and_one_that_was_lost_is_not() {
+    let world = World::new();
+    let (keys, serials) = (HalfMade(&world.keys), RandomSerials::new());
+    let wanted = settings(KeyType::EcP256);
+    let started =
+        authority::establish(&wanted, &world.store, &keys, &serials, now()).await.unwrap();
+    for key in [&started.x509_key, &started.jwt_key] {
+        assert!(key.as_str().ends_with("/2"), "{key}");
+    }
+
+    let world = World::new();
+    world.start(&wanted, now()).await.unwrap();
+    let keys = HalfMade(&world.keys);
+    let failed = authority::establish(&wanted, &world.store, &keys, &serials, now()).await;
+    assert!(matches!(failed, Err(AuthorityError::Key(KeyError::Incomplete { .. }))), "{failed:?}");
+}
+
 #[tokio::test]
 async fn a_kind_of_key_that_signs_no_tokens_is_refused_before_it_is_made() {
     let world = World::new();

@@ -294,7 +294,7 @@ async fn a_key_with_one_half_missing_is_refused() {
         let half = session.find_objects(&[label, Attribute::Class(class)]).unwrap()[0];
         session.destroy_object(half).unwrap();
         let error = refusal(&store, &name).await;
-        assert!(matches!(error, KeyError::Unsafe { .. }), "{error}");
+        assert!(matches!(error, KeyError::Incomplete { .. }), "{error}");
     }
 }
 

@@ -324,7 +324,15 @@ impl Founder<'_> {
         version: Version,
     ) -> Result<(), AuthorityError> {
         let name = parse_key_name(pending)?;
-        let key = match self.keys.find(&name).await? {
+        let key = match self.keys.find(&name).await {
+            // Not every key store makes a pair in one step. What a start that was cut short has left of it
+            // never signed anything: the next generation takes its place.
+            Err(KeyError::Incomplete { .. }) => {
+                return self.announce(kind, Some((slot.clone(), version))).await;
+            }
+            found => found?,
+        };
+        let key = match key {
             Some(key) => key,
             None => match self.keys.create(&name, self.key_type(kind)).await {
                 // Another process was faster by a moment: the next round finds its key.

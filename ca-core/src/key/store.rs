@@ -100,7 +100,7 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
 
     /// The key of that name, checked as strictly as at creation, or `None`. Two keys of one name are
     /// [`KeyError::Ambiguous`]; a key that does not keep its promises (extractable, not made here) is
-    /// [`KeyError::Unsafe`].
+    /// [`KeyError::Unsafe`], and half a key pair [`KeyError::Incomplete`].
     async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError>;
 
     /// Every key of this trust domain in the store, retired ones excepted, by name.
@@ -216,6 +216,14 @@ pub enum KeyError {
         /// The name.
         name: KeyName,
         /// The broken promise, and what to do.
+        reason: String,
+    },
+    /// One half of the key pair is not there: it was lost, or making the key was cut short.
+    #[error("key {name} is incomplete: {reason}")]
+    Incomplete {
+        /// The name.
+        name: KeyName,
+        /// Which half is missing, and what to do.
         reason: String,
     },
     /// Credentials were refused. Never tried again: hardware locks after a few tries.

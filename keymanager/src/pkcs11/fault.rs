@@ -26,7 +26,7 @@ impl From<Error> for Fault {
             SessionCount, SessionHandleInvalid, SlotIdInvalid, TokenNotPresent, TokenNotRecognized,
             UserNotLoggedIn, UserPinNotInitialized, VendorDefined,
         };
-        let said = error.to_string();
+        let said = first_sentence(&error.to_string());
         let Error::Pkcs11(code, _) = error else { return Self::Refused(said) };
         match code {
             SessionHandleInvalid
@@ -62,6 +62,12 @@ impl From<Error> for Fault {
             _ => Self::Refused(said),
         }
     }
+}
+
+/// cryptoki says of an error what the standard says, which may be paragraphs; the first sentence names it.
+fn first_sentence(text: &str) -> String {
+    let end = text.find(". ").unwrap_or(text.len());
+    text[..end].trim_end_matches('.').to_owned()
 }
 
 impl Fault {
@@ -137,6 +143,16 @@ mod tests {
             [RvError::MechanismInvalid, RvError::KeyFunctionNotPermitted, RvError::DataLenRange]
         {
             assert!(matches!(fault(code), Fault::Refused(_)), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_told_in_one_sentence() {
+        let Fault::Credentials(said) = fault(RvError::PinIncorrect) else { panic!() };
+        assert!(said.ends_with("does not match the PIN stored on the token"), "{said}");
+        for code in [RvError::DeviceError, RvError::SessionHandleInvalid, RvError::PinLocked] {
+            let said = fault(code).reason();
+            assert!(!said.contains(". ") && !said.ends_with('.'), "{said}");
         }
     }
 

@@ -107,6 +107,7 @@ pub(super) fn inspect(
 ) -> std::result::Result<Option<Pair>, KeyError> {
     let failed = |error: Error| Fault::from(error).key_error(place);
     let refused = |reason: String| KeyError::Unsafe { name: name.clone(), reason };
+    let half = |reason: String| KeyError::Incomplete { name: name.clone(), reason };
     let of_class = |class| {
         let label = Attribute::Label(name.as_str().as_bytes().to_vec());
         session.find_objects(&[Attribute::Class(class), Attribute::Token(true), label])
@@ -118,11 +119,11 @@ pub(super) fn inspect(
         (&[private], &[public]) => (private, public),
         ([], [_, ..]) => {
             let hint = "delete the public object or restore the private one from a backup";
-            return Err(refused(format!("only its public half is in the token; {hint}")));
+            return Err(half(format!("only its public half is in the token; {hint}")));
         }
         ([_], []) => {
             let hint = "write the public key back under the same label and id";
-            return Err(refused(format!("its public half is missing in the token; {hint}")));
+            return Err(half(format!("its public half is missing in the token; {hint}")));
         }
         _ => {
             let count = privates.len().max(publics.len());

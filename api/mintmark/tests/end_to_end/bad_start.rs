@@ -22,7 +22,8 @@ fn a_wrong_pin_is_tried_once_and_told_without_being_shown() {
     site.variables.push(("PKCS11SPY", module));
     site.variables.push(("PKCS11SPY_OUTPUT", calls.to_str().unwrap().to_owned()));
 
-    let texts = ["token \"mintmark\"", "refused the PIN", "not tried again", "correct the PIN"];
+    let texts =
+        ["token \"mintmark\"", "refused the PIN", "; it is not tried again", "correct the PIN"];
     site.refused_start().failed_saying(1, &texts);
     let calls = fs::read_to_string(calls).unwrap();
     assert_eq!(calls.matches(": C_Login\n").count(), 1, "{calls}");
@@ -176,4 +177,37 @@ fn another_seal_key_or_trust_domain_does_not_open_what_is_there() {
     site.set("name = \"example.org\"", "name = \"other.test\"");
     let texts = ["belongs to trust domain example.org, not to other.test", "[trust_domain] name"];
     site.refused_start().failed_saying(1, &texts);
+}
+
+#[test]
+fn a_seal_key_that_is_missing_is_told_before_anything_is_bound() {
+    let site = Site::with_sealed_keys();
+    fs::remove_file(site.path("seal.key")).unwrap();
+    site.refused_start().failed_saying(1, &["seal.key", "mode 0600"]);
+    assert!(!site.path("admin.sock").exists());
+}
+
+#[test]
+fn a_reserved_section_is_refused_as_reserved() {
+    let mut site = Site::with_sealed_keys();
+    site.configuration.push_str("[frontend]\n");
+    site.refused_start().failed_saying(3, &["section [frontend] is reserved"]);
+}
+
+#[test]
+fn a_check_looks_for_the_token_and_leaves_its_pin_alone() {
+    let mut site = Site::with_token();
+    site.start().stop();
+    let path = site.path("mintmark.toml");
+    let check = ["check", "--config", path.to_str().unwrap()];
+    write_private(&site.path("token/pin"), b"0000-wrong-0000");
+    let found = site.mintmark(&check).succeeded();
+    assert!(found.contains("its PIN was not tried"), "{found}");
+    assert!(!site.token().remembers_a_wrong_pin());
+
+    site.set("token = \"mintmark\"", "token = \"elsewhere\"");
+    fs::write(&path, &site.configuration).unwrap();
+    let run = site.mintmark(&check);
+    assert_eq!(run.code, Some(3), "{}{}", run.out, run.err);
+    assert!(run.out.contains("FAULT") && run.out.contains("no such token"), "{}", run.out);
 }

@@ -80,6 +80,7 @@ fn once_with_a_token_leaves_a_verified_svid_and_nothing_else() {
     let report = succeeded(dev(folder.path(), "--once --write out").output().unwrap());
     assert!(report.contains("SoftHSM") && report.contains("never"), "{report}");
     assert!(!report.contains("note:"), "{report}");
+    assert_eq!(report.matches("accepted: ").count(), 2, "{report}");
     assert_delivered(&folder.path().join("out"));
     assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
 }
@@ -94,9 +95,23 @@ fn once_without_softhsm_says_so_first_and_how_to_get_a_token() {
         first.contains("software keys") && first.contains("apt-get install softhsm2"),
         "{first}"
     );
-    assert!(report.contains("spiffe://try.test/"), "{report}");
+    assert!(first.contains("protects a copied key file only"), "{first}");
+    assert!(report.contains("spiffe://try.test/workload"), "{report}");
     assert_delivered(&folder.path().join("out"));
     assert_eq!(fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn programs_get_json_without_secrets() {
+    for hidden in [None, Some(HIDDEN)] {
+        let folder = folder();
+        let mut command = dev(folder.path(), "--once --output json --write out");
+        let shown = succeeded(command.envs(hidden).output().unwrap());
+        let report = json(&shown);
+        assert_eq!(report["x509"]["spiffe_id"], "spiffe://dev.test/workload");
+        assert_eq!(report["keys"].as_array().unwrap().len(), 3);
+        assert!(!shown.contains("eyJ"), "a JWT is in: {shown}");
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs as alg
 use crate::site::{Site, WORKLOAD};
 use crate::token::openssl;
 
+const DNS_NAME: &str = "web.example.org";
+
 /// Each kind of key that a workload may have, as `openssl req` makes it.
 const WORKLOAD_KEYS: [(&str, &[&str]); 5] = [
     ("p256", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-sha256"]),
@@ -76,8 +78,8 @@ fn mint(site: &Site, name: &str, key: &[&str]) -> Delivered {
     fs::create_dir(&folder).unwrap();
     let delivered = Delivered { folder: folder.to_str().unwrap().to_owned() };
     let (csr, private) = (delivered.file("csr.pem"), delivered.file("workload.pem"));
-    let uri = format!("subjectAltName=URI:{WORKLOAD}");
-    let request = ["req", "-new", "-nodes", "-subj", "/", "-addext", &uri, "-out", &csr];
+    let names = format!("subjectAltName=URI:{WORKLOAD},DNS:{DNS_NAME}");
+    let request = ["req", "-new", "-nodes", "-subj", "/O=Example", "-addext", &names, "-out", &csr];
     openssl(&[&request[..], &["-keyout", &private, "-newkey"], key].concat());
     let arguments = ["x509", "mint", "--csr", &csr, "--write", &delivered.folder];
     let shown = site.mintmark(&arguments).succeeded();
@@ -143,10 +145,8 @@ fn judge_by_webpki(svid: &Delivered) {
 fn judge_by_python(svid: &Delivered) {
     let files = ["bundle.pem", "svid.pem", "workload.pem"].map(|name| svid.file(name));
     let [bundle, leaf, key] = &files;
-    judge(
-        "x509_judge.py",
-        &["--bundle", bundle, "--svid", leaf, "--key", key, "--spiffe-id", WORKLOAD],
-    );
+    let files = ["--bundle", bundle, "--svid", leaf, "--key", key];
+    judge("x509_judge.py", &[&files[..], &["--spiffe-id", WORKLOAD, "--dns", DNS_NAME]].concat());
 }
 
 /// Mints a JWT-SVID and has it judged by the keys of the plain JWKS and of the SPIFFE bundle.

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::site::{Site, WORKLOAD};
-use crate::token::openssl;
+use crate::token::{CA_KEY, openssl};
 
 /// The header of a JWT, which names the key.
 fn header(token: &str) -> String {
@@ -100,4 +100,29 @@ fn a_first_start_killed_at_any_moment_is_taken_up_by_the_next() {
         keys.filter(|entry| entry.as_ref().unwrap().path().extension() == Some("key".as_ref()));
     assert!(sealed.count() <= 2, "a start that was cut short leaves no key behind");
     server.stop();
+}
+
+#[test]
+fn half_a_key_that_a_killed_start_left_in_the_token_is_passed_over() {
+    let site = Site::with_token();
+    // SoftHSM writes the public half of a pair first; only that is there if it is killed in between.
+    let files = ["key", "public.der"].map(|name| site.path(name));
+    let [key, public] = files.each_ref().map(|path| path.to_str().unwrap());
+    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key]);
+    openssl(&["pkey", "-in", key, "-pubout", "-outform", "DER", "-out", public]);
+    site.token().tool(&["--write-object", public, "--type", "pubkey", "--label", CA_KEY]);
+
+    let server = site.start();
+    site.mintmark(&["x509", "mint", "--spiffe-id", WORKLOAD, "--write", "svid"]).succeeded();
+    let keys = site.token().private_keys();
+    assert!(keys.iter().any(|key| key.contains("mintmark/example.org/x509/2")), "{keys:?}");
+    server.stop();
+}
+
+#[test]
+fn an_interrupted_server_ends_in_order() {
+    let site = Site::with_sealed_keys();
+    site.start().interrupt();
+    assert!(!site.path("admin.sock").exists());
+    site.mintmark(&["healthcheck"]).failed_saying(4, &["no such socket"]);
 }

@@ -229,8 +229,17 @@ pub(crate) struct Server {
 
 impl Server {
     /// Asks it to end as a service manager does, and searches its log for secrets.
-    pub(crate) fn stop(mut self) -> String {
-        kill_process(self.pid(), Signal::TERM).unwrap();
+    pub(crate) fn stop(self) -> String {
+        self.end(Signal::TERM)
+    }
+
+    /// Ctrl-C in a terminal.
+    pub(crate) fn interrupt(self) -> String {
+        self.end(Signal::INT)
+    }
+
+    fn end(mut self, signal: Signal) -> String {
+        kill_process(self.pid(), signal).unwrap();
         let status = wait(&mut self.child).expect("the server ends when it is asked to");
         let log = self.log();
         assert!(status.success(), "{status}: {log}");
