@@ -465,7 +465,7 @@ impl Founder<'_> {
             let name = self.key_name(kind, generation)?;
             match self.keys.find(&name).await {
                 Ok(None) => return Ok((generation, name)),
-                Ok(Some(_)) => {}
+                Ok(Some(_)) | Err(KeyError::Incomplete { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
