@@ -37,12 +37,12 @@ const CALLER: Caller = Caller::Local { uid: 0, pid: None };
 pub(crate) fn verified_key() -> anyhow::Result<Row> {
     let bench = Bench::new()?;
     let csr = bench.verified()?;
-    let length = bench.mint(csr.clone())?;
+    let length = bench.mint(&csr)?;
     Ok(thread_cost(
         "mint/verified-key/p256",
         "raw sign",
         || {
-            black_box(bench.mint(csr.clone()).expect("it minted before"));
+            black_box(bench.mint(&csr).expect("it minted before"));
         },
         bench.raw_sign(length),
     ))
@@ -51,7 +51,7 @@ pub(crate) fn verified_key() -> anyhow::Result<Row> {
 /// The same from the bytes of a CSR: parsing and proof of possession too.
 pub(crate) fn csr() -> anyhow::Result<Row> {
     let bench = Bench::new()?;
-    let length = bench.mint(bench.verified()?)?;
+    let length = bench.mint(&bench.verified()?)?;
     let mut raw_sign = bench.raw_sign(length);
     let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
     let message = vec![0x5a; bench.csr.len()];
@@ -62,7 +62,7 @@ pub(crate) fn csr() -> anyhow::Result<Row> {
         "raw verify + raw sign",
         || {
             let verified = bench.verified().expect("it verified before");
-            black_box(bench.mint(verified).expect("it minted before"));
+            black_box(bench.mint(&verified).expect("it minted before"));
         },
         || {
             public_key.verify(&message, signature.as_ref()).expect("a fresh signature verifies");
@@ -124,7 +124,7 @@ impl Bench {
 
     /// Mints and answers the length of the certificate. A software key signs where it is called, so the
     /// future is ready at the first look.
-    fn mint(&self, csr: VerifiedCsr) -> anyhow::Result<usize> {
+    fn mint(&self, csr: &VerifiedCsr) -> anyhow::Result<usize> {
         let grant = policy::mint_x509(&self.trust_domain, csr, 3600)?;
         let svid = self.mint.x509(grant, CALLER, self.now).now_or_never().context("it waits")??;
         Ok(svid.chain[0].len())

@@ -25,7 +25,8 @@ pub(crate) fn softhsm_one_session() -> anyhow::Result<Row> {
     let directory = tempfile::tempdir()?;
     softhsm::environment::configure(directory.path())?;
     let token = Token::create(directory.path(), "bench")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    // The server's kind of runtime: how it is woken is part of the hand-over.
+    let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
     let name = KeyName::parse(&format!("mintmark/{TRUST_DOMAIN}/x509/1"))?;
     let settings = Settings {
         module: token.module().to_owned(),

@@ -72,7 +72,7 @@ pub enum Refusal {
 /// `ttl_seconds` of zero asks for the default.
 pub fn mint_x509(
     trust_domain: &TrustDomain,
-    csr: VerifiedCsr,
+    csr: &VerifiedCsr,
     ttl_seconds: i32,
 ) -> Result<X509Grant, Refusal> {
     let VerifiedCsr { key, requested } = csr;
@@ -89,7 +89,7 @@ pub fn mint_x509(
     let subject = subject(requested.subject().map_err(Refusal::Subject)?, &dns_names);
     Ok(X509Grant {
         id: id.into_id(),
-        key,
+        key: key.clone(),
         profile: Profile::Workload,
         dns_names,
         subject,

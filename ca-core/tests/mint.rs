@@ -158,7 +158,7 @@ async fn a_leaf_verifies_by_a_stranger_under_an_authority_of_every_kind() {
         let (mint, _) = mint(key_type).await;
         let grant = policy::mint_x509(
             mint.trust_domain(),
-            csr(vec![uri("spiffe://example.test/web"), dns("web.example.test")]),
+            &csr(vec![uri("spiffe://example.test/web"), dns("web.example.test")]),
             600,
         )
         .unwrap();
@@ -174,7 +174,7 @@ async fn a_csr_that_asks_for_a_ca_gets_a_plain_leaf() {
     let (mint, _) = mint(KeyType::EcP256).await;
     let request = csr(vec![uri("spiffe://example.test/web")]);
     assert!(request.requested.ca);
-    let grant = policy::mint_x509(mint.trust_domain(), request, 0).unwrap();
+    let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
     let svid = mint.x509(grant, CALLER, now()).await.unwrap();
     let leaf = Certificate::from_der(&svid.chain[0]).unwrap();
     let extensions = leaf.tbs_certificate().extensions().unwrap();
@@ -188,7 +188,7 @@ async fn a_csr_that_asks_for_a_ca_gets_a_plain_leaf() {
 async fn what_is_released_is_in_the_log() {
     let (mint, log) = mint(KeyType::EcP256).await;
     let request = csr(vec![uri("spiffe://example.test/web")]);
-    let grant = policy::mint_x509(mint.trust_domain(), request, 0).unwrap();
+    let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
     let svid = mint.x509(grant, CALLER, now()).await.unwrap();
     let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
     let audience = vec!["a".to_owned(), String::new(), "b c".to_owned()];
@@ -219,7 +219,7 @@ async fn nothing_is_released_that_the_log_refused() {
     let log = Arc::new(Kept { broken: true, ..Kept::default() });
     let mint = Mint::new(authorities, Box::new(RandomSerials::new()), log);
     let request = csr(vec![uri("spiffe://example.test/web")]);
-    let grant = policy::mint_x509(mint.trust_domain(), request, 0).unwrap();
+    let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
     assert!(matches!(mint.x509(grant, CALLER, now()).await, Err(MintError::Log(_))));
 }
 
@@ -229,13 +229,13 @@ async fn a_leaf_never_outlives_its_issuer_nor_begins_before_it() {
     let issuer = mint.authorities().x509.certificate().clone();
     for ttl in [1, 3600, 86_399, 86_400, 86_401, i32::MAX] {
         let request = csr(vec![uri("spiffe://example.test/web")]);
-        let grant = policy::mint_x509(mint.trust_domain(), request, ttl).unwrap();
+        let grant = policy::mint_x509(mint.trust_domain(), &request, ttl).unwrap();
         let svid = mint.x509(grant, CALLER, now()).await.unwrap();
         let wanted = now().plus(Duration::from_secs(u64::try_from(ttl).unwrap()));
         assert_eq!(svid.expires_at, wanted.min(issuer.not_after()));
     }
     let request = csr(vec![uri("spiffe://example.test/web")]);
-    let grant = policy::mint_x509(mint.trust_domain(), request, 60).unwrap();
+    let grant = policy::mint_x509(mint.trust_domain(), &request, 60).unwrap();
     let outside = mint.x509(grant, CALLER, issuer.not_after()).await;
     assert!(matches!(outside, Err(MintError::X509(IssueError::OutsideValidity { .. }))));
 }
@@ -243,7 +243,7 @@ async fn a_leaf_never_outlives_its_issuer_nor_begins_before_it() {
 #[test]
 fn a_request_that_breaks_a_rule_is_refused_by_name() {
     let trust_domain = TrustDomain::parse("example.test").unwrap();
-    let ask = |names, ttl| policy::mint_x509(&trust_domain, csr(names), ttl).unwrap_err();
+    let ask = |names, ttl| policy::mint_x509(&trust_domain, &csr(names), ttl).unwrap_err();
     let good = || uri("spiffe://example.test/web");
     assert_eq!(ask(vec![], 0), Refusal::UriMissing);
     let ten = (0..10).map(|n| uri(&format!("spiffe://example.test/{n}"))).collect();
@@ -629,7 +629,7 @@ async fn a_signature_of_another_algorithm_than_the_certificate_names_is_refused(
 
     let issuer = Arc::new(issuer(SignatureAlgorithm::EcdsaP256Sha256).unwrap());
     let request = csr(vec![uri("spiffe://example.test/web")]);
-    let grant = policy::mint_x509(&trust_domain, request, 0).unwrap();
+    let grant = policy::mint_x509(&trust_domain, &request, 0).unwrap();
     let serial = RandomSerials::new().next().unwrap();
     let refused = issuer.prepare(grant, serial, now()).unwrap().sign().await.unwrap_err();
     assert!(matches!(refused, SignError::Refused { .. }), "{refused}");

@@ -47,7 +47,7 @@ impl Svids {
         }
         let now = self.clock.now();
         let csr = Csr::parse(&request.csr)?.verify()?;
-        let grant = policy::mint_x509(self.mint.trust_domain(), csr, request.ttl)?;
+        let grant = policy::mint_x509(self.mint.trust_domain(), &csr, request.ttl)?;
         let minting = self.mint.x509(grant, caller.clone(), now);
         let svid = bounded(Document::X509Svid, minting).await?;
         Ok(X509svid {
