@@ -14,6 +14,7 @@ use aws_lc_rs::signature::{
 use ca_core::authority::{self, AuthoritySettings, CaSubject};
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::csr::{Csr, VerifiedCsr};
+use ca_core::der;
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::issuer::Lifetimes;
 use ca_core::key::KeyType;
@@ -54,7 +55,7 @@ pub(crate) fn csr() -> anyhow::Result<Row> {
     let length = bench.mint(&bench.verified()?)?;
     let mut raw_sign = bench.raw_sign(length);
     let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
-    let message = vec![0x5a; bench.csr.len()];
+    let message = vec![0x5a; signed_part(&bench.csr)?];
     let signature = key.sign(&SystemRandom::new(), &message)?;
     let public_key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.public_key().as_ref());
     Ok(thread_cost(
@@ -122,19 +123,19 @@ impl Bench {
         Ok(Csr::parse(&self.csr)?.verify()?)
     }
 
-    /// Mints and answers the length of the certificate. A software key signs where it is called, so the
+    /// Mints and answers how many bytes were signed. A software key signs where it is called, so the
     /// future is ready at the first look.
     fn mint(&self, csr: &VerifiedCsr) -> anyhow::Result<usize> {
         let grant = policy::mint_x509(&self.trust_domain, csr, 3600)?;
         let svid = self.mint.x509(grant, CALLER, self.now).now_or_never().context("it waits")??;
-        Ok(svid.chain[0].len())
+        signed_part(&svid.chain[0])
     }
 
     fn mint_jwt(&self) -> anyhow::Result<usize> {
         let id = SpiffeId::parse(ID)?;
         let grant = policy::mint_jwt(&self.trust_domain, id, vec!["ledger".to_owned()], 300)?;
         let svid = self.mint.jwt(grant, CALLER, self.now).now_or_never().context("it waits")??;
-        Ok(svid.token().len())
+        Ok(svid.token().rfind('.').context("a JWS has three parts")?)
     }
 
     /// The limit: the library's own signature over as many bytes.
@@ -157,6 +158,12 @@ impl IssuanceLog for Forgetful {
         black_box(record);
         Ok(())
     }
+}
+
+/// How many bytes of a certificate or CSR its signature is over: the first part of the SEQUENCE.
+fn signed_part(der: &[u8]) -> anyhow::Result<usize> {
+    let mut parts = der::Reader::new(der).enter(der::tag::SEQUENCE, "signed document")?;
+    Ok(parts.any("signed part")?.whole.len())
 }
 
 fn csr_der() -> anyhow::Result<Vec<u8>> {
