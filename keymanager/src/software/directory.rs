@@ -21,7 +21,8 @@ pub(super) struct SealedDirectory {
 }
 
 impl SealedDirectory {
-    /// Makes the directory (mode 0700) if it is not there, and refuses one that others can reach.
+    /// Makes the directory, and those above it (mode 0700), if it is not there; refuses one that others can
+    /// reach.
     pub(super) fn open(
         path: PathBuf,
         seal: SealKey,
