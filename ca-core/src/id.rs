@@ -255,7 +255,7 @@ fn check(text: &str) -> Result<usize, IdFault> {
         let folded = head.is_some_and(|head| head.eq_ignore_ascii_case(SCHEME.as_bytes()));
         return Err(if folded { IdFault::SchemeCase } else { IdFault::Scheme });
     };
-    let end = rest.find('/').unwrap_or(rest.len());
+    let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
     check_trust_domain(&rest[..end])?;
     check_path(&rest[end..])?;
     Ok(SCHEME.len() + end)
@@ -268,8 +268,8 @@ fn check_trust_domain(name: &str) -> Result<(), IdFault> {
     if name.len() > LONGEST_TRUST_DOMAIN {
         return Err(IdFault::TrustDomainTooLong(name.len()));
     }
-    let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_');
-    match name.chars().find(|&c| !allowed(c)) {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
+    match first_beyond(name, allowed) {
         None => Ok(()),
         Some(_) if name.contains('@') => Err(IdFault::UserInfo),
         Some(':') => Err(IdFault::Port),
@@ -290,15 +290,22 @@ fn check_path(path: &str) -> Result<(), IdFault> {
 }
 
 fn check_segment(segment: &str) -> Result<(), IdFault> {
-    let allowed = |c: char| matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_');
+    let allowed =
+        |byte: u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_');
     match segment {
         "" => Err(IdFault::EmptySegment),
         "." | ".." => Err(IdFault::DotSegment),
-        _ => match segment.chars().find(|&c| !allowed(c)) {
+        _ => match first_beyond(segment, allowed) {
             None => Ok(()),
             Some(c) => Err(uri_fault(c).unwrap_or(IdFault::PathCharacter(c))),
         },
     }
+}
+
+/// The first character that is not among the allowed ones, which are ASCII.
+fn first_beyond(text: &str, allowed: impl Fn(u8) -> bool) -> Option<char> {
+    let place = text.bytes().position(|byte| !allowed(byte))?;
+    text[place..].chars().next()
 }
 
 /// The characters that would give an id parts that other URIs have.

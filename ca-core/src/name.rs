@@ -29,6 +29,9 @@ impl Name {
     /// its type, no longer than its attribute allows (RFC 5280 appendix A.1); the parts of a
     /// multi-valued RDN in DER's order (X.690 §11.6).
     pub fn from_der(der: &[u8]) -> Result<Self, NameError> {
+        if der == Self::empty().der() {
+            return Ok(Self::empty());
+        }
         if der.len() > LONGEST_NAME {
             return Err(NameError::TooLong(der.len()));
         }
