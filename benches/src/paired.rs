@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Fewest pairs of a row.
+/// Pairs of a row.
 pub(crate) const ROUNDS: usize = 40;
 /// How long one slice runs, about.
 const SLICE: Duration = Duration::from_millis(25);

@@ -126,6 +126,19 @@ pub struct StoreDescription {
     pub hardware: bool,
 }
 
+impl StoreDescription {
+    /// Refuses a kind of key that the store cannot make, before it tries.
+    ///
+    /// # Errors
+    /// [`KeyError::Unsupported`].
+    pub fn check(&self, key_type: KeyType) -> Result<(), KeyError> {
+        if self.key_types.contains(&key_type) {
+            return Ok(());
+        }
+        Err(KeyError::Unsupported { key_type, place: self.place.clone() })
+    }
+}
+
 /// A key of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyDescription {

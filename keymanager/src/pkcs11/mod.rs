@@ -132,10 +132,7 @@ impl KeyStore for Pkcs11Store {
         key_type: KeyType,
     ) -> Result<Arc<dyn SigningKey>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
-        if !self.description.key_types.contains(&key_type) {
-            let place = self.description.place.clone();
-            return Err(KeyError::Unsupported { key_type, place });
-        }
+        self.description.check(key_type)?;
         let name = name.clone();
         self.run(move |shared, manager| shared.create(manager, &name, key_type)).await
     }

@@ -110,10 +110,7 @@ impl KeyStore for SoftwareStore {
         key_type: KeyType,
     ) -> Result<Arc<dyn SigningKey>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
-        if !CREATABLE.contains(&key_type) {
-            let place = self.description.place.clone();
-            return Err(KeyError::Unsupported { key_type, place });
-        }
+        self.description.check(key_type)?;
         let name = name.clone();
         self.run(move |shared| shared.create(&name, key_type)).await
     }
