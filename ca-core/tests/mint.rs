@@ -152,9 +152,7 @@ fn stranger_accepts(mint: &Mint, chain: &[bytes::Bytes], at: Timestamp) {
 
 #[tokio::test]
 async fn a_leaf_verifies_by_a_stranger_under_an_authority_of_every_kind() {
-    for key_type in KeyType::ALL.into_iter().filter(|kind| {
-        SoftwareStore::in_memory("example.test").description().key_types.contains(kind)
-    }) {
+    for key_type in KeyType::ALL {
         let (mint, _) = mint(key_type).await;
         let grant = policy::mint_x509(
             mint.trust_domain(),
@@ -284,10 +282,6 @@ fn a_request_that_breaks_a_rule_is_refused_by_name() {
 #[tokio::test]
 async fn a_token_holds_what_was_granted_and_verifies_with_the_bundle() {
     for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
-        let keys = SoftwareStore::in_memory("example.test");
-        if !keys.description().key_types.contains(&key_type) {
-            continue;
-        }
         let (mint, _) = mint(key_type).await;
         let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
         let audience = vec!["https://\"quoted\"/ä".to_owned()];
