@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::der;
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::issuer::Lifetimes;
-use ca_core::key::KeyType;
+use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
 use ca_core::log::{Caller, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
 use ca_core::policy;
@@ -102,6 +102,7 @@ impl Bench {
             trust_domain: trust_domain.clone(),
             ca_key_type: KeyType::EcP256,
             jwt_key_type: KeyType::EcP256,
+            rsa_scheme: RsaScheme::Pkcs1,
             ca_ttl: Duration::from_secs(86_400),
             ca_subject: CaSubject::default(),
             lifetimes: Lifetimes::default(),
@@ -113,7 +114,9 @@ impl Bench {
             let store = Embedded::open(directory.path())?;
             let keys = SoftwareStore::in_memory(trust_domain.name());
             let serials = RandomSerials::new();
-            anyhow::Ok(authority::establish(&settings, &store, &keys, &serials, now).await?)
+            anyhow::Ok(
+                authority::establish(&settings, &store, &keys, &serials, now, urgency()).await?,
+            )
         })?;
         let mint = Mint::new(authorities, Box::new(RandomSerials::new()), Arc::new(Forgetful));
         Ok(Self { mint, trust_domain, csr: csr_der()?, now })
@@ -127,14 +130,22 @@ impl Bench {
     /// future is ready at the first look.
     fn mint(&self, csr: &VerifiedCsr) -> anyhow::Result<usize> {
         let grant = policy::mint_x509(&self.trust_domain, csr, 3600)?;
-        let svid = self.mint.x509(grant, CALLER, self.now).now_or_never().context("it waits")??;
+        let svid = self
+            .mint
+            .x509(grant, CALLER, self.now, urgency())
+            .now_or_never()
+            .context("it waits")??;
         signed_part(&svid.chain[0])
     }
 
     fn mint_jwt(&self) -> anyhow::Result<usize> {
         let id = SpiffeId::parse(ID)?;
         let grant = policy::mint_jwt(&self.trust_domain, id, vec!["ledger".to_owned()], 300)?;
-        let svid = self.mint.jwt(grant, CALLER, self.now).now_or_never().context("it waits")??;
+        let svid = self
+            .mint
+            .jwt(grant, CALLER, self.now, urgency())
+            .now_or_never()
+            .context("it waits")??;
         svid.token().rfind('.').context("a JWS has three parts")
     }
 
@@ -172,4 +183,8 @@ fn csr_der() -> anyhow::Result<Vec<u8>> {
     parameters.distinguished_name = rcgen::DistinguishedName::new();
     parameters.subject_alt_names = vec![SanType::URI(ID.try_into()?)];
     Ok(parameters.serialize_request(&key)?.der().to_vec())
+}
+
+fn urgency() -> Urgency {
+    Urgency::within(Priority::New, Duration::from_secs(10), Instant::now())
 }

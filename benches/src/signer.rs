@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ca_core::key::{KeyName, KeyStore as _, KeyType, SigningKey, ToBeSigned};
+use ca_core::key::{
+    KeyName, KeyStore as _, KeyType, Priority, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
+};
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
@@ -52,9 +54,10 @@ pub(crate) fn softhsm_one_session() -> anyhow::Result<Row> {
 /// Signs for about `slice` with [`IN_FLIGHT`] callers, and answers how often.
 fn sign_for(runtime: &Runtime, key: &dyn SigningKey, slice: Duration) -> u64 {
     let start = Instant::now();
-    let jobs = std::iter::repeat_with(|| ToBeSigned::probe([7; 32]))
-        .take_while(|_| start.elapsed() < slice)
-        .map(|probe| key.sign(probe));
+    let jobs =
+        std::iter::repeat_with(|| ToBeSigned::probe([7; 32], SignatureAlgorithm::EcdsaP256Sha256))
+            .take_while(|_| start.elapsed() < slice)
+            .map(|probe| key.sign(probe, urgency()));
     runtime.block_on(futures_util::stream::iter(jobs).buffer_unordered(IN_FLIGHT).fold(
         0,
         |count, signed| async move {
@@ -99,4 +102,8 @@ impl Bare {
         }
         count
     }
+}
+
+fn urgency() -> Urgency {
+    Urgency::within(Priority::New, Duration::from_secs(10), Instant::now())
 }

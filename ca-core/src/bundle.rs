@@ -225,7 +225,7 @@ pub fn certificate_pem(der: &[u8]) -> String {
     pem
 }
 
-/// The public members of a JWK (RFC 7518 §6.2.1, §6.3.1; RFC 8037 §2).
+/// The public members of a JWK (RFC 7518 §6.2.1, §6.3.1; RFC 8037 §2; RFC 9964 §3 for ML-DSA).
 fn jwk(key: &PublicKey) -> Map<String, Value> {
     let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let elliptic = |curve: &str| {
@@ -239,6 +239,9 @@ fn jwk(key: &PublicKey) -> Map<String, Value> {
         KeyKind::Rsa { .. } => {
             let (modulus, exponent) = key.rsa_numbers().expect("the kind says RSA");
             json!({ "kty": "RSA", "n": text(modulus), "e": text(exponent) })
+        }
+        kind @ (KeyKind::MlDsa44 | KeyKind::MlDsa65) => {
+            json!({ "kty": "AKP", "alg": kind.to_string(), "pub": text(key.key_bits()) })
         }
     };
     match value {

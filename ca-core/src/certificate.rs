@@ -293,10 +293,9 @@ impl CaCertificate {
         }
         let self_signed = view.subject == view.issuer;
         if self_signed {
-            let ours = key.kind().usual_algorithm();
-            let verifies =
-                algorithm == ours.identifier() && key.verifies_x509(ours, tbs, signature);
-            if !verifies {
+            let named = |ours: &&SignatureAlgorithm| algorithm == ours.identifier();
+            let ours = key.kind().algorithms().iter().find(named);
+            if !ours.is_some_and(|&ours| key.verifies_x509(ours, tbs, signature)) {
                 return Err(CaCertificateError::Signature);
             }
         }
@@ -351,12 +350,6 @@ impl CaCertificate {
     #[must_use]
     pub fn is_self_signed(&self) -> bool {
         self.self_signed
-    }
-
-    /// How its key signs.
-    #[must_use]
-    pub fn algorithm(&self) -> SignatureAlgorithm {
-        self.key.kind().usual_algorithm()
     }
 }
 

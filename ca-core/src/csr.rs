@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::der::{self, DerError, Reader, tag};
 use crate::id::SpiffeId;
-use crate::key::{KeyKind, PublicKey, PublicKeyError, Signature, ToBeSigned};
+use crate::key::{KeyKind, PublicKey, PublicKeyError, Signature, SignatureAlgorithm, ToBeSigned};
 use crate::name::{Name, NameError};
 
 /// Longest CSR in bytes. One with an RSA-4096 key and a 2048-byte id has under 4 KiB.
@@ -91,10 +91,13 @@ impl<'a> Csr<'a> {
     /// SHA-512; Ed25519.
     pub fn verify(&self) -> Result<VerifiedCsr, CsrError> {
         let key = PublicKey::from_spki_unproven(self.spki)?;
+        let usual = RequestAlgorithm::usual(key.kind()).ok_or(PublicKeyError::Unsupported)?;
         let algorithm = RequestAlgorithm::read(self.algorithm).ok_or(CsrError::UnknownAlgorithm)?;
-        let verification = algorithm
-            .verification(key.kind())
-            .ok_or(CsrError::Algorithm { key: key.kind(), algorithm })?;
+        let verification = algorithm.verification(key.kind()).ok_or(CsrError::Algorithm {
+            key: key.kind(),
+            algorithm,
+            usual,
+        })?;
         if !key.verifies_with(verification, self.info, self.signature) {
             // A point off its curve fails like a wrong signature: say which it is.
             PublicKey::from_spki(self.spki)?;
@@ -185,14 +188,15 @@ pub enum CsrError {
     UnknownAlgorithm,
     /// The signature's algorithm does not go with the key.
     #[error(
-        "signature algorithm {algorithm} does not go with a key of kind {key}; sign with {}",
-        RequestAlgorithm::usual(*key)
+        "signature algorithm {algorithm} does not go with a key of kind {key}; sign with {usual}"
     )]
     Algorithm {
         /// The kind of key in the CSR.
         key: KeyKind,
         /// The algorithm that the signature claims.
         algorithm: RequestAlgorithm,
+        /// The algorithm that would.
+        usual: RequestAlgorithm,
     },
     /// The signature is not by the key in the CSR, or not over these bytes.
     #[error(
@@ -272,13 +276,15 @@ impl RequestAlgorithm {
         }
     }
 
-    /// The one that every client has for a key of that kind.
-    fn usual(key: KeyKind) -> Self {
+    /// The one that every client has for a key of that kind; `None` where the kind is not certified.
+    fn usual(key: KeyKind) -> Option<Self> {
         match key {
-            KeyKind::EcP256 => Self::EcdsaSha256,
-            KeyKind::EcP384 => Self::EcdsaSha384,
-            KeyKind::Rsa { .. } => Self::RsaSha256,
-            KeyKind::Ed25519 => Self::Ed25519,
+            KeyKind::EcP256 => Some(Self::EcdsaSha256),
+            KeyKind::EcP384 => Some(Self::EcdsaSha384),
+            KeyKind::Rsa { .. } => Some(Self::RsaSha256),
+            KeyKind::Ed25519 => Some(Self::Ed25519),
+            // Peers of workloads do not verify with them yet.
+            KeyKind::MlDsa44 | KeyKind::MlDsa65 => None,
         }
     }
 
@@ -464,10 +470,10 @@ impl Request {
         Self { info: info.into() }
     }
 
-    /// What the key must sign.
+    /// What the key must sign, and by which algorithm.
     #[must_use]
-    pub fn to_be_signed(&self) -> ToBeSigned {
-        ToBeSigned::request(self)
+    pub fn to_be_signed(&self, algorithm: SignatureAlgorithm) -> ToBeSigned {
+        ToBeSigned::request(self, algorithm)
     }
 
     /// The `CertificationRequestInfo` (RFC 2986 §4.1).

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::certificate::{CaCertificate, CaCertificateError};
 use crate::clock::Timestamp;
 use crate::id::{SpiffeId, TrustDomain};
-use crate::key::{SignError, SigningKey, ToBeSigned};
+use crate::key::{SignError, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency};
 use crate::lint::{self, Expectation, Violation};
 use crate::log::{Caller, Document, IssuanceRecord};
 use crate::name::Name;
@@ -44,6 +44,8 @@ pub struct Issuer {
     /// The certificates that follow a leaf, root excluded; empty under a self-signed certificate.
     chain: Vec<Bytes>,
     key: Arc<dyn SigningKey>,
+    /// How the key signs; what is signed names it.
+    algorithm: SignatureAlgorithm,
     authority: Arc<str>,
     templates: [Template; Profile::ALL.len()],
     lifetimes: Lifetimes,
@@ -106,15 +108,16 @@ pub struct X509Svid {
 }
 
 impl Issuer {
-    /// An issuer over a CA certificate and the key that belongs to it.
+    /// An issuer over a CA certificate and the key that belongs to it, which signs by `algorithm`.
     ///
     /// # Errors
-    /// [`SignError::Refused`] if the key is not the certificate's, or signs by another algorithm.
+    /// [`SignError::Refused`] if the key is not the certificate's, or cannot sign so.
     pub fn new(
         trust_domain: TrustDomain,
         certificate: CaCertificate,
         chain: Vec<Bytes>,
         key: Arc<dyn SigningKey>,
+        algorithm: SignatureAlgorithm,
         lifetimes: Lifetimes,
     ) -> Result<Self, SignError> {
         let refused =
@@ -123,24 +126,36 @@ impl Issuer {
             let reason = format!("it is not the key of CA certificate {}", certificate.key_id());
             return Err(refused(reason));
         }
-        let (signs_by, wanted) = (key.algorithm(), certificate.algorithm());
-        if signs_by != wanted {
-            return Err(refused(format!(
-                "it signs by {signs_by}, and its certificates name {wanted}"
-            )));
+        if !key.algorithms().contains(&algorithm) {
+            return Err(refused(format!("it does not sign by {algorithm}")));
         }
         let templates = Profile::ALL.map(|profile| {
             let subject = certificate.subject().clone();
-            Template::new(profile, certificate.algorithm(), subject, Some(certificate.key_id()))
+            Template::new(profile, algorithm, subject, Some(certificate.key_id()))
         });
         let authority = certificate.key_id().to_string().into();
-        Ok(Self { trust_domain, certificate, chain, key, authority, templates, lifetimes })
+        Ok(Self {
+            trust_domain,
+            certificate,
+            chain,
+            key,
+            algorithm,
+            authority,
+            templates,
+            lifetimes,
+        })
     }
 
     /// Its CA certificate.
     #[must_use]
     pub fn certificate(&self) -> &CaCertificate {
         &self.certificate
+    }
+
+    /// How it signs.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.algorithm
     }
 
     /// Its authority id: the subject key identifier in hexadecimal, as SPIRE names authorities.
@@ -177,7 +192,7 @@ impl Issuer {
                 trust_domain: &self.trust_domain,
                 id: grant.id(),
                 key,
-                algorithm: self.certificate.algorithm(),
+                algorithm: self.algorithm,
                 issuer: Some(&self.certificate),
             },
         )?;
@@ -229,9 +244,8 @@ impl Prepared {
     }
 
     /// Has it signed by the key of the issuer that prepared it.
-    pub async fn sign(self) -> Result<X509Svid, SignError> {
-        let algorithm = self.issuer.certificate.algorithm();
-        let signature = self.issuer.key.sign_by(algorithm, self.tbs.clone()).await?;
+    pub async fn sign(self, urgency: Urgency) -> Result<X509Svid, SignError> {
+        let signature = self.issuer.key.sign_checked(self.tbs.clone(), urgency).await?;
         let leaf = assemble(self.tbs.message(), &signature);
         let mut chain = Vec::with_capacity(1 + self.issuer.chain.len());
         chain.push(leaf.into());
@@ -241,16 +255,17 @@ impl Prepared {
 }
 
 /// Makes the self-signed certificate of a trust domain's authority (X509-SVID §4; the trust domain's own
-/// ID is its URI name) and verifies it.
+/// ID is its URI name), signed by `algorithm`, and verifies it.
 pub async fn self_sign(
     trust_domain: &TrustDomain,
     subject: &Name,
     key: &dyn SigningKey,
+    algorithm: SignatureAlgorithm,
     serial: Serial,
-    not_before: Timestamp,
-    not_after: Timestamp,
+    (not_before, not_after): (Timestamp, Timestamp),
+    urgency: Urgency,
 ) -> Result<CaCertificate, IssueError> {
-    let template = Template::new(Profile::Root, key.algorithm(), subject.clone(), None);
+    let template = Template::new(Profile::Root, algorithm, subject.clone(), None);
     let id = trust_domain.id();
     let public_key = key.public_key();
     let tbs = template.tbs(&Fields {
@@ -269,12 +284,12 @@ pub async fn self_sign(
             trust_domain,
             id: &id,
             key: public_key,
-            algorithm: key.algorithm(),
+            algorithm,
             issuer: None,
         },
     )?;
     let tbs = ToBeSigned::certificate(linted);
-    let signature = key.sign_by(key.algorithm(), tbs.clone()).await?;
+    let signature = key.sign_checked(tbs.clone(), urgency).await?;
     Ok(CaCertificate::from_der(&assemble(tbs.message(), &signature))?)
 }
 

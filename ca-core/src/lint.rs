@@ -37,9 +37,21 @@ pub struct Expectation<'a> {
 #[must_use]
 pub struct Linted {
     tbs: Vec<u8>,
+    algorithm: SignatureAlgorithm,
+    is_ca: bool,
 }
 
 impl Linted {
+    /// How it says that it is signed.
+    pub(crate) fn algorithm(&self) -> SignatureAlgorithm {
+        self.algorithm
+    }
+
+    /// Whether it is a CA certificate.
+    pub(crate) fn is_ca(&self) -> bool {
+        self.is_ca
+    }
+
     /// The bytes that were checked.
     pub(crate) fn into_tbs(self) -> Vec<u8> {
         self.tbs
@@ -74,7 +86,10 @@ pub fn check(tbs: Vec<u8>, expected: &Expectation<'_>) -> Result<Linted, Violati
     let subject = Subject::read(&tbs)?;
     match RULES.iter().find(|rule| !(rule.holds)(&subject, expected)) {
         Some(rule) => Err(Violation::Rule { clause: rule.clause, requires: rule.requires }),
-        None => Ok(Linted { tbs }),
+        None => {
+            let (algorithm, is_ca) = (expected.algorithm, expected.profile.is_ca());
+            Ok(Linted { tbs, algorithm, is_ca })
+        }
     }
 }
 
@@ -419,7 +434,7 @@ mod tests {
             let mut pieces = Pieces {
                 version: b"\xa0\x03\x02\x01\x02".to_vec(),
                 serial: vec![0x11; 20],
-                algorithm: self.issuer.algorithm().identifier().to_vec(),
+                algorithm: self.issuer.key().kind().usual_algorithm().identifier().to_vec(),
                 issuer: self.issuer.subject().der().to_vec(),
                 validity: Vec::new(),
                 subject: if ca { named("sub").der().to_vec() } else { vec![0x30, 0] },
@@ -454,7 +469,7 @@ mod tests {
                 trust_domain: &self.trust_domain,
                 id: &self.id,
                 key: &self.key,
-                algorithm: self.issuer.algorithm(),
+                algorithm: self.issuer.key().kind().usual_algorithm(),
                 issuer: Some(&self.issuer),
             };
             check(pieces.tbs(), &expected).map(|_| ())
@@ -638,7 +653,7 @@ mod tests {
             trust_domain: &case.trust_domain,
             id: &case.id,
             key: &case.key,
-            algorithm: case.issuer.algorithm(),
+            algorithm: case.issuer.key().kind().usual_algorithm(),
             issuer: Some(&case.issuer),
         };
         assert!(!(rule.holds)(&Subject::read(&tbs).unwrap(), &expected));

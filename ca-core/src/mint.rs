@@ -10,7 +10,7 @@ use crate::bundle::Bundle;
 use crate::clock::Timestamp;
 use crate::id::TrustDomain;
 use crate::issuer::{IssueError, X509Svid};
-use crate::key::SignError;
+use crate::key::{SignError, Urgency};
 use crate::log::{Caller, IssuanceLog, LogError};
 use crate::policy::{JwtGrant, X509Grant};
 use crate::serial::SerialSource;
@@ -72,11 +72,12 @@ impl Mint {
         grant: X509Grant,
         caller: Caller,
         now: Timestamp,
+        urgency: Urgency,
     ) -> Result<X509Svid, MintError> {
         let serial = self.serials.next().map_err(IssueError::from)?;
         let prepared = self.authorities.x509.prepare(grant, serial, now)?;
         let record = prepared.record(caller, now);
-        let (signed, logged) = join(prepared.sign(), self.log.append(record)).await;
+        let (signed, logged) = join(prepared.sign(urgency), self.log.append(record)).await;
         logged?;
         signed.map_err(|error: SignError| IssueError::from(error).into())
     }
@@ -87,10 +88,11 @@ impl Mint {
         grant: JwtGrant,
         caller: Caller,
         now: Timestamp,
+        urgency: Urgency,
     ) -> Result<JwtSvid, MintError> {
         let prepared = self.authorities.jwt.prepare(grant, now)?;
         let record = prepared.record(caller, now);
-        let (signed, logged) = join(prepared.sign(), self.log.append(record)).await;
+        let (signed, logged) = join(prepared.sign(urgency), self.log.append(record)).await;
         logged?;
         signed.map_err(|error: SignError| TokenError::from(error).into())
     }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 use crate::id::SpiffeId;
-use crate::key::{SignError, SigningKey, ToBeSigned};
+use crate::key::{SignError, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency};
 use crate::log::{Caller, Document, IssuanceRecord};
 use crate::policy::JwtGrant;
 
@@ -38,6 +38,7 @@ impl Default for TokenSettings {
 #[derive(Debug)]
 pub struct TokenIssuer {
     key: Arc<dyn SigningKey>,
+    algorithm: SignatureAlgorithm,
     kid: Arc<str>,
     not_after: Timestamp,
     /// base64url of the JOSE header, which is the same for all tokens.
@@ -53,7 +54,7 @@ pub struct TokenIssuer {
 pub enum TokenError {
     /// The key's algorithm is none of JWT-SVID §3.
     #[error("a key of algorithm {0} cannot sign JWT-SVIDs; use ec-p256, ec-p384 or an RSA key")]
-    Algorithm(crate::key::SignatureAlgorithm),
+    Algorithm(SignatureAlgorithm),
     /// The authority has ended.
     #[error("JWT authority {kid} ended at {not_after}, and it is {now}")]
     Ended {
@@ -103,14 +104,14 @@ pub struct JwtSvid {
 }
 
 impl TokenIssuer {
-    /// A JWT authority over a key, valid until `not_after`.
+    /// A JWT authority over a key that signs by `algorithm`, valid until `not_after`.
     pub fn new(
         key: Arc<dyn SigningKey>,
+        algorithm: SignatureAlgorithm,
         kid: &str,
         not_after: Timestamp,
         settings: TokenSettings,
     ) -> Result<Self, TokenError> {
-        let algorithm = key.algorithm();
         let alg = algorithm.jws().ok_or(TokenError::Algorithm(algorithm))?;
         // JWT-SVID §2: `alg`, `kid` and `typ`, and nothing else.
         let header = format!(r#"{{"alg":"{alg}","kid":{},"typ":"JWT"}}"#, json_string(kid));
@@ -121,6 +122,7 @@ impl TokenIssuer {
             .unwrap_or_default();
         Ok(Self {
             key,
+            algorithm,
             kid: kid.into(),
             not_after,
             header: URL_SAFE_NO_PAD.encode(header),
@@ -134,6 +136,12 @@ impl TokenIssuer {
     #[must_use]
     pub fn kid(&self) -> &Arc<str> {
         &self.kid
+    }
+
+    /// How it signs.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.algorithm
     }
 
     /// The last second for which it signs.
@@ -214,9 +222,9 @@ impl PreparedToken {
     }
 
     /// Has it signed by the key of the authority that prepared it.
-    pub async fn sign(self) -> Result<JwtSvid, SignError> {
-        let key = &self.issuer.key;
-        let signature = key.sign_by(key.algorithm(), ToBeSigned::token(&self.input)).await?;
+    pub async fn sign(self, urgency: Urgency) -> Result<JwtSvid, SignError> {
+        let message = ToBeSigned::token(&self.input, self.issuer.algorithm);
+        let signature = self.issuer.key.sign_checked(message, urgency).await?;
         let signature = signature.jws();
         let mut token = self.input.0;
         token.reserve_exact(1 + signature.len() * 4 / 3 + 4);

@@ -180,7 +180,11 @@ fn a_signature_by_another_key_or_over_other_bytes_is_refused() {
 fn a_p256_key_signed_with_sha384_is_refused() {
     assert_eq!(
         refusal(include_bytes!("corpus/csr/openssl-p256-sha384.der")),
-        CsrError::Algorithm { key: KeyKind::EcP256, algorithm: RequestAlgorithm::EcdsaSha384 }
+        CsrError::Algorithm {
+            key: KeyKind::EcP256,
+            algorithm: RequestAlgorithm::EcdsaSha384,
+            usual: RequestAlgorithm::EcdsaSha256,
+        }
     );
 }
 
@@ -200,8 +204,12 @@ fn a_signature_algorithm_of_another_family_is_refused() {
         (rsa_key(), ed25519, RequestAlgorithm::Ed25519),
     ] {
         let draft = Draft { algorithm: identifier, ..draft };
-        let key = PublicKey::from_spki(&draft.spki).unwrap().kind();
-        assert_eq!(draft.outcome(), Err(CsrError::Algorithm { key, algorithm }));
+        let refused = draft.outcome();
+        let Err(CsrError::Algorithm { key, algorithm: found, .. }) = refused else {
+            panic!("{algorithm}: {refused:?}");
+        };
+        assert_eq!(key, PublicKey::from_spki(&draft.spki).unwrap().kind());
+        assert_eq!(found, algorithm);
     }
 }
 
@@ -394,7 +402,7 @@ fn our_own_requests_are_read_by_us_and_by_others() {
     for subject in [Name::empty(), named.unwrap()] {
         for (key, sign) in signers() {
             let request = Request::prepare(&subject, &uri, &key);
-            let signature = sign(request.to_be_signed().message());
+            let signature = sign(request.to_be_signed(key.kind().usual_algorithm()).message());
             let der = request.assemble(&signature);
 
             let csr = Csr::parse(&der).unwrap().verify().unwrap();
@@ -427,19 +435,25 @@ fn signers() -> Vec<(PublicKey, Sign)> {
     ] {
         let pair = Ec::new(kind);
         let key = PublicKey::from_spki(&pair.spki()).unwrap();
-        let sign = move |message: &[u8]| {
-            Signature::from_ecdsa_der(algorithm, &pair.sign(message)).unwrap()
-        };
+        let sign =
+            move |message: &[u8]| Signature::from_x509(algorithm, &pair.sign(message)).unwrap();
         signers.push((key, Box::new(sign)));
     }
     let rsa = Rsa::new();
     let key = PublicKey::from_spki(&rsa.spki()).unwrap();
-    let sign =
-        move |message: &[u8]| Signature::from_rsa(&rsa.sign(&RSA_PKCS1_SHA256, message)).unwrap();
+    let sign = move |message: &[u8]| {
+        Signature::from_fixed(
+            SignatureAlgorithm::RsaPkcs1Sha256,
+            &rsa.sign(&RSA_PKCS1_SHA256, message),
+        )
+        .unwrap()
+    };
     signers.push((key, Box::new(sign)));
     let pair = Ed25519KeyPair::generate().unwrap();
     let key = PublicKey::from_ed25519(pair.public_key().as_ref().try_into().unwrap()).unwrap();
-    let sign = move |message: &[u8]| Signature::from_ed25519(pair.sign(message).as_ref()).unwrap();
+    let sign = move |message: &[u8]| {
+        Signature::from_fixed(SignatureAlgorithm::Ed25519, pair.sign(message).as_ref()).unwrap()
+    };
     signers.push((key, Box::new(sign)));
     signers
 }

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests state their expectations by unwrapping")]
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -15,8 +15,9 @@ use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::issuer::{IssueError, Issuer, Lifetimes};
 use ca_core::key::{
-    KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError, Signature,
-    SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
+    ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, Priority, PublicKey,
+    RsaScheme, SignError, Signature, SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
+    Urgency,
 };
 use ca_core::log::{Caller, Document, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::{Mint, MintError};
@@ -36,11 +37,19 @@ fn now() -> Timestamp {
     NOW.plus(Duration::from_secs(1_800_000_000))
 }
 
+fn urgency() -> Urgency {
+    Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
+}
+
 fn settings(ca_key_type: KeyType) -> AuthoritySettings {
     AuthoritySettings {
         trust_domain: TrustDomain::parse("example.test").unwrap(),
         ca_key_type,
-        jwt_key_type: if ca_key_type == KeyType::Ed25519 { KeyType::EcP256 } else { ca_key_type },
+        jwt_key_type: match ca_key_type.signature_algorithm().jws() {
+            Some(_) => ca_key_type,
+            None => KeyType::EcP256,
+        },
+        rsa_scheme: RsaScheme::Pkcs1,
         ca_ttl: Duration::from_secs(86_400),
         ca_subject: CaSubject {
             country: vec!["CH".to_owned()],
@@ -95,7 +104,15 @@ impl World {
         settings: &AuthoritySettings,
         now: Timestamp,
     ) -> Result<Authorities, AuthorityError> {
-        authority::establish(settings, &self.store, &self.keys, &RandomSerials::new(), now).await
+        authority::establish(
+            settings,
+            &self.store,
+            &self.keys,
+            &RandomSerials::new(),
+            now,
+            urgency(),
+        )
+        .await
     }
 }
 
@@ -160,7 +177,7 @@ async fn a_leaf_verifies_by_a_stranger_under_an_authority_of_every_kind() {
             600,
         )
         .unwrap();
-        let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+        let svid = mint.x509(grant, CALLER, now(), urgency()).await.unwrap();
         assert_eq!(svid.chain.len(), 1, "a self-signed root is never part of the chain");
         stranger_accepts(&mint, &svid.chain, now());
         assert_eq!(svid.expires_at, now().plus(Duration::from_secs(600)));
@@ -173,7 +190,7 @@ async fn a_csr_that_asks_for_a_ca_gets_a_plain_leaf() {
     let request = csr(vec![uri("spiffe://example.test/web")]);
     assert!(request.requested.ca);
     let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
-    let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+    let svid = mint.x509(grant, CALLER, now(), urgency()).await.unwrap();
     let leaf = Certificate::from_der(&svid.chain[0]).unwrap();
     let extensions = leaf.tbs_certificate().extensions().unwrap();
     let constraints = extensions.iter().find(|e| e.extn_id.to_string() == "2.5.29.19").unwrap();
@@ -187,11 +204,11 @@ async fn what_is_released_is_in_the_log() {
     let (mint, log) = mint(KeyType::EcP256).await;
     let request = csr(vec![uri("spiffe://example.test/web")]);
     let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
-    let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+    let svid = mint.x509(grant, CALLER, now(), urgency()).await.unwrap();
     let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
     let audience = vec!["a".to_owned(), String::new(), "b c".to_owned()];
     let grant = policy::mint_jwt(mint.trust_domain(), id, audience, 60).unwrap();
-    let token = mint.jwt(grant, CALLER, now()).await.unwrap();
+    let token = mint.jwt(grant, CALLER, now(), urgency()).await.unwrap();
 
     let records = log.records.lock().unwrap();
     let Document::X509 { serial, .. } = records[0].document else { panic!("a certificate first") };
@@ -218,7 +235,7 @@ async fn nothing_is_released_that_the_log_refused() {
     let mint = Mint::new(authorities, Box::new(RandomSerials::new()), log);
     let request = csr(vec![uri("spiffe://example.test/web")]);
     let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
-    assert!(matches!(mint.x509(grant, CALLER, now()).await, Err(MintError::Log(_))));
+    assert!(matches!(mint.x509(grant, CALLER, now(), urgency()).await, Err(MintError::Log(_))));
 }
 
 #[tokio::test]
@@ -228,13 +245,13 @@ async fn a_leaf_never_outlives_its_issuer_nor_begins_before_it() {
     for ttl in [1, 3600, 86_399, 86_400, 86_401, i32::MAX] {
         let request = csr(vec![uri("spiffe://example.test/web")]);
         let grant = policy::mint_x509(mint.trust_domain(), &request, ttl).unwrap();
-        let svid = mint.x509(grant, CALLER, now()).await.unwrap();
+        let svid = mint.x509(grant, CALLER, now(), urgency()).await.unwrap();
         let wanted = now().plus(Duration::from_secs(u64::try_from(ttl).unwrap()));
         assert_eq!(svid.expires_at, wanted.min(issuer.not_after()));
     }
     let request = csr(vec![uri("spiffe://example.test/web")]);
     let grant = policy::mint_x509(mint.trust_domain(), &request, 60).unwrap();
-    let outside = mint.x509(grant, CALLER, issuer.not_after()).await;
+    let outside = mint.x509(grant, CALLER, issuer.not_after(), urgency()).await;
     assert!(matches!(outside, Err(MintError::X509(IssueError::OutsideValidity { .. }))));
 }
 
@@ -286,7 +303,7 @@ async fn a_token_holds_what_was_granted_and_verifies_with_the_bundle() {
         let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
         let audience = vec!["https://\"quoted\"/ä".to_owned()];
         let grant = policy::mint_jwt(mint.trust_domain(), id, audience.clone(), 60).unwrap();
-        let token = mint.jwt(grant, CALLER, now()).await.unwrap();
+        let token = mint.jwt(grant, CALLER, now(), urgency()).await.unwrap();
         let parts: Vec<&str> = token.token().split('.').collect();
         let json = |part: &str| -> serde_json::Value {
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
@@ -305,11 +322,7 @@ async fn a_token_holds_what_was_granted_and_verifies_with_the_bundle() {
             })
         );
         let bytes = URL_SAFE_NO_PAD.decode(parts[2]).unwrap();
-        let signature = match algorithm {
-            SignatureAlgorithm::RsaPkcs1Sha256 => Signature::from_rsa(&bytes),
-            _ => Signature::from_ecdsa_fixed(algorithm, &bytes),
-        }
-        .unwrap();
+        let signature = Signature::from_fixed(algorithm, &bytes).unwrap();
         let (input, _) = token.token().rsplit_once('.').unwrap();
         assert!(authority.key.verifies(input.as_bytes(), &signature));
     }
@@ -335,7 +348,7 @@ async fn no_audience_breaks_out_of_its_place_in_the_token() {
     for audience in audience.iter().map(|one| vec![one.clone()]).chain([audience.clone()]) {
         let id = SpiffeId::parse("spiffe://example.test/job").unwrap();
         let grant = policy::mint_jwt(mint.trust_domain(), id, audience.clone(), 60).unwrap();
-        let token = mint.jwt(grant, CALLER, now()).await.unwrap();
+        let token = mint.jwt(grant, CALLER, now(), urgency()).await.unwrap();
         let parts: Vec<&str> = token.token().split('.').collect();
         assert_eq!(parts.len(), 3);
         let claims: serde_json::Value =
@@ -400,7 +413,8 @@ async fn an_ended_authority_whose_key_is_gone_is_followed_all_the_same() {
     let after = now().plus(Duration::from_secs(86_401));
     let configured = settings(KeyType::EcP256);
     let serials = RandomSerials::new();
-    let second = authority::establish(&configured, &world.store, &empty, &serials, after).await;
+    let second =
+        authority::establish(&configured, &world.store, &empty, &serials, after, urgency()).await;
     let second = second.unwrap();
     assert_ne!(first.x509.authority(), second.x509.authority());
     assert_eq!(second.x509_key.as_str(), "mintmark/example.test/x509/2");
@@ -437,14 +451,16 @@ async fn a_missing_or_changed_key_and_another_trust_domain_stop_the_start() {
     let empty = SoftwareStore::in_memory("example.test");
     let serials = RandomSerials::new();
     let configured = settings(KeyType::EcP256);
-    let missing = authority::establish(&configured, &world.store, &empty, &serials, now()).await;
+    let missing =
+        authority::establish(&configured, &world.store, &empty, &serials, now(), urgency()).await;
     let error = missing.unwrap_err();
     assert!(matches!(error, AuthorityError::KeyMissing { .. }));
     assert!(error.to_string().contains("mintmark/example.test/x509/1"), "{error}");
 
     let name = KeyName::parse("mintmark/example.test/x509/1").unwrap();
     empty.create(&name, KeyType::EcP256).await.unwrap();
-    let changed = authority::establish(&configured, &world.store, &empty, &serials, now()).await;
+    let changed =
+        authority::establish(&configured, &world.store, &empty, &serials, now(), urgency()).await;
     assert!(matches!(changed, Err(AuthorityError::KeyChanged { .. })));
 
     let other = AuthoritySettings {
@@ -481,12 +497,20 @@ impl KeyStore for NoRsa<'_> {
         self.0.find(name).await
     }
 
-    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+    async fn list(&self) -> Result<Vec<KeyName>, KeyError> {
         self.0.list().await
+    }
+
+    async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError> {
+        self.0.describe(name).await
     }
 
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
         self.0.retire(name).await
+    }
+
+    async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError> {
+        self.0.destroy(key).await
     }
 }
 
@@ -495,11 +519,14 @@ async fn a_start_that_failed_for_a_kind_of_key_works_once_the_setting_is_correct
     let world = World::new();
     let (keys, serials) = (NoRsa(&world.keys), RandomSerials::new());
     let wrong = settings(KeyType::Rsa2048);
-    let failed = authority::establish(&wrong, &world.store, &keys, &serials, now()).await;
+    let failed =
+        authority::establish(&wrong, &world.store, &keys, &serials, now(), urgency()).await;
     assert!(matches!(failed, Err(AuthorityError::Key(KeyError::Unsupported { .. }))), "{failed:?}");
     let right = settings(KeyType::EcP256);
-    let started = authority::establish(&right, &world.store, &keys, &serials, now()).await.unwrap();
-    assert_eq!(started.x509.certificate().algorithm(), SignatureAlgorithm::EcdsaP256Sha256);
+    let started = authority::establish(&right, &world.store, &keys, &serials, now(), urgency())
+        .await
+        .unwrap();
+    assert_eq!(started.x509.algorithm(), SignatureAlgorithm::EcdsaP256Sha256);
 }
 
 /// A key store of software keys in which making the first key of each authority was cut short.
@@ -528,12 +555,20 @@ impl KeyStore for HalfMade<'_> {
         self.0.find(name).await
     }
 
-    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+    async fn list(&self) -> Result<Vec<KeyName>, KeyError> {
         self.0.list().await
+    }
+
+    async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError> {
+        self.0.describe(name).await
     }
 
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
         self.0.retire(name).await
+    }
+
+    async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError> {
+        self.0.destroy(key).await
     }
 }
 
@@ -542,8 +577,9 @@ async fn a_key_whose_making_was_cut_short_is_passed_over_and_one_that_was_lost_i
     let world = World::new();
     let (keys, serials) = (HalfMade(&world.keys), RandomSerials::new());
     let wanted = settings(KeyType::EcP256);
-    let started =
-        authority::establish(&wanted, &world.store, &keys, &serials, now()).await.unwrap();
+    let started = authority::establish(&wanted, &world.store, &keys, &serials, now(), urgency())
+        .await
+        .unwrap();
     for key in [&started.x509_key, &started.jwt_key] {
         assert!(key.as_str().ends_with("/2"), "{key}");
     }
@@ -551,7 +587,8 @@ async fn a_key_whose_making_was_cut_short_is_passed_over_and_one_that_was_lost_i
     let world = World::new();
     world.start(&wanted, now()).await.unwrap();
     let keys = HalfMade(&world.keys);
-    let failed = authority::establish(&wanted, &world.store, &keys, &serials, now()).await;
+    let failed =
+        authority::establish(&wanted, &world.store, &keys, &serials, now(), urgency()).await;
     assert!(matches!(failed, Err(AuthorityError::Key(KeyError::Incomplete { .. }))), "{failed:?}");
 }
 
@@ -561,7 +598,7 @@ async fn a_kind_of_key_that_signs_no_tokens_is_refused_before_it_is_made() {
     let wrong = AuthoritySettings { jwt_key_type: KeyType::Ed25519, ..settings(KeyType::EcP256) };
     let failed = world.start(&wrong, now()).await;
     assert!(matches!(failed, Err(AuthorityError::Token(_))), "{failed:?}");
-    assert_eq!(world.keys.list().await.unwrap(), []);
+    assert!(world.keys.list().await.unwrap().is_empty());
     world.start(&settings(KeyType::EcP256), now()).await.unwrap();
 }
 
@@ -594,12 +631,12 @@ struct Liar {
 
 #[async_trait]
 impl SigningKey for Liar {
-    async fn sign(&self, _: ToBeSigned) -> Result<Signature, SignError> {
-        Ok(Signature::from_ed25519(&[1; 64]).unwrap())
+    async fn sign(&self, _: ToBeSigned, _: Urgency) -> Result<Signature, SignError> {
+        Ok(Signature::from_fixed(SignatureAlgorithm::Ed25519, &[1; 64]).unwrap())
     }
 
-    fn algorithm(&self) -> SignatureAlgorithm {
-        self.says
+    fn algorithms(&self) -> &[SignatureAlgorithm] {
+        std::slice::from_ref(&self.says)
     }
 
     fn public_key(&self) -> &PublicKey {
@@ -616,7 +653,9 @@ async fn a_signature_of_another_algorithm_than_the_certificate_names_is_refused(
     let issuer = |says| {
         let key = Arc::new(Liar { true_key: true_key.clone(), says });
         let certificate = authorities.x509.certificate().clone();
-        Issuer::new(trust_domain.clone(), certificate, Vec::new(), key, Lifetimes::default())
+        let algorithm = SignatureAlgorithm::EcdsaP256Sha256;
+        let (chain, lives) = (Vec::new(), Lifetimes::default());
+        Issuer::new(trust_domain.clone(), certificate, chain, key, algorithm, lives)
     };
     let refused = issuer(SignatureAlgorithm::Ed25519).unwrap_err();
     assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
@@ -625,7 +664,7 @@ async fn a_signature_of_another_algorithm_than_the_certificate_names_is_refused(
     let request = csr(vec![uri("spiffe://example.test/web")]);
     let grant = policy::mint_x509(&trust_domain, &request, 0).unwrap();
     let serial = RandomSerials::new().next().unwrap();
-    let refused = issuer.prepare(grant, serial, now()).unwrap().sign().await.unwrap_err();
+    let refused = issuer.prepare(grant, serial, now()).unwrap().sign(urgency()).await.unwrap_err();
     assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
 }
 

@@ -199,7 +199,7 @@ proptest! {
         prop_assert_eq!(&ours, &theirs);
 
         let signature =
-            Signature::from_ecdsa_fixed(SignatureAlgorithm::EcdsaP256Sha256, &signature).unwrap();
+            Signature::from_fixed(SignatureAlgorithm::EcdsaP256Sha256, &signature).unwrap();
         let theirs = Certificate {
             tbs: der::Any::from_der(&ours).unwrap(),
             algorithm: AlgorithmIdentifierOwned::from_der(signature.algorithm().identifier()).unwrap(),

@@ -10,7 +10,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ca_core::key::{
-    KeyError, KeyName, KeyStore, KeyType, SignError, SigningKey, ToBeSigned, contract,
+    KeyError, KeyName, KeyStore, KeyType, Priority, SignError, SigningKey, ToBeSigned, Urgency,
+    contract,
 };
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
@@ -119,13 +120,14 @@ async fn read_write_sessions_and_a_single_one_keep_the_contract_of_a_key() {
     let token = Token::fresh();
     let settings = Settings { sessions: 1, read_write_sessions: true, ..settings(&token) };
     let store = Pkcs11Store::open(settings, DOMAIN).await.unwrap();
-    contract::signing_key(&store.create(&name("x509/1"), KeyType::EcP256).await.unwrap()).await;
+    let key = store.create(&name("x509/1"), KeyType::EcP256).await.unwrap();
+    contract::signing_key(&key, usize::MAX).await;
 }
 
 #[tokio::test]
 async fn soft_hsm_offers_every_kind_of_key() {
     let store = open(&Token::fresh()).await;
-    assert_eq!(store.description().key_types, KeyType::ALL);
+    assert_eq!(store.description().key_types, KeyType::ALL[..6], "all but ML-DSA");
     assert_eq!(store.description().kind, "pkcs11");
 }
 
@@ -249,7 +251,9 @@ async fn two_keys_of_one_name_are_refused() {
     make(&operator(&token), &name("x509/1"), P256, &[]);
     let error = refusal(&store, &name("x509/1")).await;
     assert!(matches!(error, KeyError::Ambiguous { count: 2, .. }), "{error}");
-    assert!(matches!(store.list().await, Err(KeyError::Ambiguous { .. })));
+    let described = store.describe(&name("x509/1")).await;
+    assert!(matches!(described, Err(KeyError::Ambiguous { .. })), "{described:?}");
+    assert_eq!(store.list().await.unwrap(), [name("x509/1")], "a bad key is listed");
 }
 
 #[tokio::test]
@@ -334,11 +338,11 @@ async fn a_key_deleted_meanwhile_refuses_and_the_others_go_on() {
     let stays = store.create(&name("jwt/1"), KeyType::EcP256).await.unwrap();
     delete(&operator(&token), &name("x509/1"));
     for _ in 0..3 {
-        let error = gone.sign(ToBeSigned::probe([1; 32])).await.unwrap_err();
+        let error = gone.sign(probe(&*gone), soon()).await.unwrap_err();
         assert!(matches!(error, SignError::Refused { .. }), "{error}");
         assert!(error.to_string().contains("mintmark/token.test/x509/1"), "{error}");
     }
-    contract::signing_key(&stays).await;
+    contract::signing_key(&stays, usize::MAX).await;
     assert!(store.find(&name("x509/1")).await.unwrap().is_none());
 }
 
@@ -350,11 +354,11 @@ async fn a_key_replaced_meanwhile_never_signs_under_the_old_name() {
     let session = operator(&token);
     delete(&session, &name("x509/1"));
     make(&session, &name("x509/1"), P256, &[]);
-    let error = old.sign(ToBeSigned::probe([1; 32])).await.unwrap_err();
+    let error = old.sign(probe(&*old), soon()).await.unwrap_err();
     assert!(matches!(error, SignError::Refused { .. }), "{error}");
     let new = store.find(&name("x509/1")).await.unwrap().unwrap();
     assert_ne!(new.public_key(), old.public_key());
-    contract::signing_key(&new).await;
+    contract::signing_key(&new, usize::MAX).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,7 +368,7 @@ async fn a_logout_by_something_else_in_the_process_is_repaired() {
     let key = store.create(&name("x509/1"), KeyType::EcP256).await.unwrap();
     for _ in 0..3 {
         operator(&token).logout().unwrap();
-        contract::signing_key(&key).await;
+        contract::signing_key(&key, usize::MAX).await;
         operator(&token).logout().unwrap();
         assert_eq!(store.list().await.unwrap().len(), 1);
         operator(&token).logout().unwrap();
@@ -394,8 +398,7 @@ async fn slow_key(token: &Token) -> Arc<dyn SigningKey> {
 async fn a_full_queue_is_busy_at_once() {
     let token = Token::fresh();
     let key = slow_key(&token).await;
-    let mut signing: Vec<_> =
-        (0..32).map(|_| Box::pin(key.sign(ToBeSigned::probe([1; 32])))).collect();
+    let mut signing: Vec<_> = (0..32).map(|_| Box::pin(key.sign(probe(&*key), soon()))).collect();
     let mut busy = 0;
     for future in &mut signing {
         // One poll alone: a full queue answers without waiting.
@@ -416,14 +419,14 @@ async fn a_job_that_nobody_waits_for_is_not_signed() {
         .unwrap();
     let key = store.create(&name("x509/1"), KeyType::Rsa4096).await.unwrap();
     let started = Instant::now();
-    key.sign(ToBeSigned::probe([1; 32])).await.unwrap();
+    key.sign(probe(&*key), soon()).await.unwrap();
     let one = started.elapsed();
     for _ in 0..500 {
-        let mut abandoned = Box::pin(key.sign(ToBeSigned::probe([1; 32])));
+        let mut abandoned = Box::pin(key.sign(probe(&*key), soon()));
         assert!(poll_once(&mut abandoned).await.is_pending());
     }
     let started = Instant::now();
-    key.sign(ToBeSigned::probe([1; 32])).await.unwrap();
+    key.sign(probe(&*key), soon()).await.unwrap();
     assert!(started.elapsed() < one * 250, "the 500 abandoned jobs were signed");
 }
 
@@ -453,4 +456,12 @@ async fn threads_end_with_the_key() {
     settle_at(5).await;
     drop(key);
     settle_at(0).await;
+}
+
+fn probe(key: &dyn SigningKey) -> ToBeSigned {
+    ToBeSigned::probe([1; 32], key.algorithm())
+}
+
+fn soon() -> Urgency {
+    Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
 }

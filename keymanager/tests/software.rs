@@ -5,8 +5,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyError, KeyName, KeyStore, KeyType, ToBeSigned, contract};
+use ca_core::key::{KeyError, KeyName, KeyStore, KeyType, Priority, ToBeSigned, Urgency, contract};
 use keymanager::{SealKey, SecretSource, SoftwareStore};
 use tempfile::TempDir;
 
@@ -65,8 +66,9 @@ async fn a_sealed_key_is_the_same_key_after_a_restart() {
     let made = made.unwrap();
     let again = home.open(DOMAIN).await.unwrap().find(&name("x509/1")).await.unwrap().unwrap();
     assert_eq!(again.public_key(), made.public_key());
-    let probe = ToBeSigned::probe([7; 32]);
-    let signature = again.sign(probe.clone()).await.unwrap();
+    let probe = ToBeSigned::probe([7; 32], made.algorithm());
+    let soon = Urgency::within(Priority::New, Duration::from_secs(60), Instant::now());
+    let signature = again.sign(probe.clone(), soon).await.unwrap();
     assert!(made.public_key().verifies(probe.message(), &signature));
 }
 
@@ -91,7 +93,9 @@ async fn a_renamed_a_copied_and_a_changed_file_are_refused() {
     fs::copy(&file, home.keys().join("jwt+1.sealed")).unwrap();
     let renamed = store.find(&name("jwt/1")).await.map(|_| ());
     assert!(matches!(renamed, Err(KeyError::Unsafe { .. })), "{renamed:?}");
-    assert!(matches!(store.list().await, Err(KeyError::Unsafe { .. })));
+    let described = store.describe(&name("jwt/1")).await;
+    assert!(matches!(described, Err(KeyError::Unsafe { .. })), "{described:?}");
+    assert_eq!(store.list().await.unwrap(), [name("jwt/1"), name("x509/1")]);
     fs::remove_file(home.keys().join("jwt+1.sealed")).unwrap();
 
     let other = home.open("other.test").await.unwrap();

@@ -8,10 +8,11 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ca_core::authority::{AuthorityError, establish};
 use ca_core::clock::Clock;
-use ca_core::key::{KeyError, KeyStore, StoreDescription};
+use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, Urgency};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
@@ -22,6 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{KeySettings, Settings};
 use crate::telemetry::ProcessLog;
+
+/// How long all signatures of a start may take together. The slowest HSM signs in a second.
+const LONGEST_SIGNATURE: Duration = Duration::from_secs(60);
 
 /// Why the server does not start, or stopped by itself.
 #[derive(Debug, Error)]
@@ -65,7 +69,9 @@ impl Server {
         let keys = open_keys(settings).await?;
         let serials = RandomSerials::new();
         let now = clock.now();
-        let authorities = establish(&settings.authorities, &*store, &*keys, &serials, now).await?;
+        let urgency = Urgency::within(Priority::Health, LONGEST_SIGNATURE, Instant::now());
+        let authorities =
+            establish(&settings.authorities, &*store, &*keys, &serials, now, urgency).await?;
         tracing::info!(
             trust_domain = settings.trust_domain.name(),
             x509_authority = %authorities.x509.authority(),

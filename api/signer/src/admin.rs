@@ -33,7 +33,7 @@ impl Admin {
             authority_id: authorities.x509.authority().to_string(),
             state: State::Active.into(),
             key_name: authorities.x509_key.to_string(),
-            key_algorithm: certificate.algorithm().name().to_owned(),
+            key_algorithm: authorities.x509.algorithm().name().to_owned(),
             key_store: Some(self.key_store.clone()),
             not_after: certificate.not_after().unix(),
         }
@@ -45,7 +45,7 @@ impl Admin {
             authority_id: authorities.jwt.kid().to_string(),
             state: State::Active.into(),
             key_name: authorities.jwt_key.to_string(),
-            key_algorithm: authorities.jwt.key().algorithm().name().to_owned(),
+            key_algorithm: authorities.jwt.algorithm().name().to_owned(),
             key_store: Some(self.key_store.clone()),
             not_after: authorities.jwt.not_after().unix(),
         }

@@ -196,9 +196,14 @@ fn not_signed(document: Document, error: &SignError) -> Status {
         SignError::Unavailable { .. } => Status::unavailable(format!(
             "failed to sign {document}: the key is unavailable; the server's log says why"
         )),
-        SignError::Refused { .. } | SignError::Malformed { .. } => Status::internal(format!(
-            "failed to sign {document}: the key failed; the server's log says why"
+        SignError::Late { .. } => Status::deadline_exceeded(format!(
+            "failed to sign {document}: the key did not sign in time; the server's log says why"
         )),
+        SignError::Refused { .. } | SignError::Wrong { .. } | SignError::Malformed { .. } => {
+            Status::internal(format!(
+                "failed to sign {document}: the key failed; the server's log says why"
+            ))
+        }
     }
 }
 

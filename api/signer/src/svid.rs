@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ca_core::clock::Clock;
 use ca_core::csr::Csr;
 use ca_core::id::SpiffeId;
+use ca_core::key::{Priority, Urgency};
 use ca_core::log::Caller;
 use ca_core::mint::{Mint, MintError};
 use ca_core::policy;
@@ -48,7 +49,7 @@ impl Svids {
         let now = self.clock.now();
         let csr = Csr::parse(&request.csr)?.verify()?;
         let grant = policy::mint_x509(self.mint.trust_domain(), &csr, request.ttl)?;
-        let minting = self.mint.x509(grant, caller.clone(), now);
+        let minting = self.mint.x509(grant, caller.clone(), now, by_hand());
         let svid = bounded(Document::X509Svid, minting).await?;
         Ok(X509svid {
             id: Some(message(&svid.id)),
@@ -63,7 +64,7 @@ impl Svids {
         let now = self.clock.now();
         let id = SpiffeId::from_parts(&id.trust_domain, &id.path).map_err(Failure::Id)?;
         let grant = policy::mint_jwt(self.mint.trust_domain(), id, request.audience, request.ttl)?;
-        let minting = self.mint.jwt(grant, caller.clone(), now);
+        let minting = self.mint.jwt(grant, caller.clone(), now, by_hand());
         let svid = bounded(Document::JwtSvid, minting).await?;
         Ok(Jwtsvid {
             token: svid.token().to_owned(),
@@ -73,6 +74,11 @@ impl Svids {
             hint: String::new(),
         })
     }
+}
+
+/// A person or a script waits for it.
+fn by_hand() -> Urgency {
+    Urgency::within(Priority::New, LONGEST_MINT, Instant::now())
 }
 
 async fn bounded<T>(

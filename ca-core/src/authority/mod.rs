@@ -26,7 +26,8 @@ use crate::clock::Timestamp;
 use crate::id::TrustDomain;
 use crate::issuer::{self, IssueError, Issuer, Lifetimes};
 use crate::key::{
-    KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError, SigningKey, ToBeSigned,
+    KeyError, KeyName, KeyStore, KeyType, PublicKey, RsaScheme, SignError, SignatureAlgorithm,
+    SigningKey, ToBeSigned, Urgency,
 };
 use crate::name::{Attribute, Name, NameError};
 use crate::serial::{Serial, SerialError, SerialSource};
@@ -52,6 +53,8 @@ pub struct AuthoritySettings {
     pub ca_key_type: KeyType,
     /// The kind of key of a new JWT authority.
     pub jwt_key_type: KeyType,
+    /// How RSA keys of either kind sign.
+    pub rsa_scheme: RsaScheme,
     /// The life of a new authority of either kind.
     pub ca_ttl: Duration,
     /// The subject of a new CA certificate. Its serial number is added, so that no two authorities share a
@@ -181,18 +184,20 @@ pub enum AuthorityError {
 /// Finds the authorities of the trust domain, or makes them.
 ///
 /// Each key that is found or made has signed a probe that verified, so a device that signs wrongly is
-/// caught here. An authority that has ended is followed by a new one.
+/// caught here. An authority that has ended is followed by a new one. Each signature that this takes has
+/// `urgency`.
 pub async fn establish(
     settings: &AuthoritySettings,
     store: &dyn StateStore,
     keys: &dyn KeyStore,
     serials: &dyn SerialSource,
     now: Timestamp,
+    urgency: Urgency,
 ) -> Result<Authorities, AuthorityError> {
     // Before a key is made that could never be used.
     let tokens_by = settings.jwt_key_type.signature_algorithm();
     tokens_by.jws().ok_or(TokenError::Algorithm(tokens_by))?;
-    let founder = Founder { settings, store, keys, serials, now };
+    let founder = Founder { settings, store, keys, serials, now, urgency };
     founder.bundle().await?;
     let x509 = founder.authority(Kind::X509).await?;
     let jwt = founder.authority(Kind::Jwt).await?;
@@ -211,8 +216,12 @@ pub async fn establish(
         return Err(AuthorityError::NotInBundle(Kind::Jwt.name(), jwt.id));
     }
     let trust_domain = settings.trust_domain.clone();
-    let issuer = Issuer::new(trust_domain, certificate, Vec::new(), x509.key, settings.lifetimes)?;
-    let tokens = TokenIssuer::new(jwt.key, &jwt.id, jwt.not_after, settings.tokens.clone())?;
+    let (chain, algorithm) = (Vec::new(), founder.algorithm(&*x509.key));
+    let issuer =
+        Issuer::new(trust_domain, certificate, chain, x509.key, algorithm, settings.lifetimes)?;
+    let algorithm = founder.algorithm(&*jwt.key);
+    let tokens =
+        TokenIssuer::new(jwt.key, algorithm, &jwt.id, jwt.not_after, settings.tokens.clone())?;
     Ok(Authorities {
         x509: Arc::new(issuer),
         jwt: Arc::new(tokens),
@@ -270,6 +279,7 @@ struct Founder<'a> {
     keys: &'a dyn KeyStore,
     serials: &'a dyn SerialSource,
     now: Timestamp,
+    urgency: Urgency,
 }
 
 impl Founder<'_> {
@@ -438,14 +448,24 @@ impl Founder<'_> {
         let subject = self.settings.ca_subject.name(&serial)?;
         let not_before = self.now.minus(self.settings.lifetimes.backdate);
         let trust_domain = &self.settings.trust_domain;
-        Ok(issuer::self_sign(trust_domain, &subject, key, serial, not_before, not_after).await?)
+        let (algorithm, validity) = (self.algorithm(key), (not_before, not_after));
+        let signed = issuer::self_sign(
+            trust_domain,
+            &subject,
+            key,
+            algorithm,
+            serial,
+            validity,
+            self.urgency,
+        );
+        Ok(signed.await?)
     }
 
     async fn probe(&self, name: &KeyName, key: &dyn SigningKey) -> Result<(), AuthorityError> {
         let mut nonce = [0; 32];
         SystemRandom::new().fill(&mut nonce).map_err(|_| SerialError)?;
-        let probe = ToBeSigned::probe(nonce);
-        let signature = key.sign(probe.clone()).await?;
+        let probe = ToBeSigned::probe(nonce, self.algorithm(key));
+        let signature = key.sign(probe.clone(), self.urgency).await?;
         if key.public_key().verifies(probe.message(), &signature) {
             Ok(())
         } else {
@@ -475,6 +495,11 @@ impl Founder<'_> {
     fn key_name(&self, kind: Kind, generation: u64) -> Result<KeyName, AuthorityError> {
         let trust_domain = &self.settings.trust_domain;
         parse_key_name(&format!("mintmark/{trust_domain}/{}/{generation}", kind.key_part()))
+    }
+
+    /// How a key signs: certificates and tokens name it.
+    fn algorithm(&self, key: &dyn SigningKey) -> SignatureAlgorithm {
+        self.settings.rsa_scheme.algorithm(key.public_key().kind())
     }
 
     fn key_type(&self, kind: Kind) -> KeyType {

@@ -1,16 +1,20 @@
 //! What every key store owes: one suite, run by each implementation.
 //!
 //! A failure panics with the claim that does not hold. The suite wants a store without keys of the
-//! trust domain, and leaves its keys behind, as nothing in a store is ever destroyed.
+//! trust domain, and leaves all but one of its keys behind.
 
 #![expect(clippy::unwrap_used, reason = "a suite of tests: the message is the line")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::{KeyError, KeyName, KeyStore, KeyType, SignError, SigningKey, ToBeSigned};
+use super::{
+    ExpiredKey, KeyError, KeyName, KeyStore, KeyType, Priority, SignError, SignatureAlgorithm,
+    SigningKey, ToBeSigned, Urgency,
+};
 
 /// How many signatures are asked for at once: within the queue of any implementation under test, which
 /// has to hold at least this many jobs.
@@ -21,6 +25,7 @@ pub const CONCURRENT_SIGNATURES: usize = 64;
 /// # Panics
 /// If the store breaks the contract.
 pub async fn key_store(store: &dyn KeyStore, trust_domain: &str) {
+    assert!(store.description().longest_message >= 4096, "a certificate has to fit");
     names_without_a_key_are_not_found(store, trust_domain).await;
     for key_type in KeyType::ALL {
         if store.description().key_types.contains(&key_type) {
@@ -32,15 +37,21 @@ pub async fn key_store(store: &dyn KeyStore, trust_domain: &str) {
     the_list_names_every_key(store, trust_domain).await;
     another_trust_domain_is_refused(store).await;
     a_retired_key_signs_no_more(store, trust_domain).await;
+    a_destroyed_key_is_gone(store, trust_domain).await;
 }
 
-/// The suite for one key: what it signs verifies, whatever the length, and however many ask at once.
+/// The suite for one key: what it signs verifies, by every algorithm it names, whatever the length up to
+/// `longest` (where the message itself is signed), and however many ask at once.
 ///
 /// # Panics
 /// If the key breaks the contract.
-pub async fn signing_key(key: &Arc<dyn SigningKey>) {
-    signatures_verify_at_every_length(key).await;
-    concurrent_signatures_verify_each_over_its_message(key).await;
+pub async fn signing_key(key: &Arc<dyn SigningKey>, longest: usize) {
+    for &algorithm in key.algorithms() {
+        signatures_verify_at_every_length(key, algorithm, longest).await;
+        concurrent_signatures_verify_each_over_its_message(key, algorithm).await;
+    }
+    another_algorithm_is_refused(key).await;
+    what_is_late_already_is_not_signed(key).await;
 }
 
 fn name_of(trust_domain: &str, key_type: KeyType) -> KeyName {
@@ -51,7 +62,7 @@ async fn names_without_a_key_are_not_found(store: &dyn KeyStore, trust_domain: &
     let name = KeyName::parse(&format!("mintmark/{trust_domain}/jwt/none")).unwrap();
     assert!(store.find(&name).await.unwrap().is_none(), "a name without a key finds nothing");
     assert_eq!(store.retire(&name).await, Err(KeyError::NotFound(name)));
-    assert_eq!(store.list().await.unwrap(), [], "the suite wants a store without keys");
+    assert!(store.list().await.unwrap().is_empty(), "the suite wants a store without keys");
 }
 
 async fn a_key_is_made_once_and_found_again(store: &dyn KeyStore, name: &KeyName) {
@@ -59,13 +70,14 @@ async fn a_key_is_made_once_and_found_again(store: &dyn KeyStore, name: &KeyName
     let made = store.create(name, key_type).await.unwrap();
     assert_eq!(made.algorithm(), key_type.signature_algorithm());
     assert_eq!(made.public_key().kind(), key_type.kind());
-    signing_key(&made).await;
+    assert!(made.algorithms().iter().all(|way| key_type.kind().algorithms().contains(way)));
+    signing_key(&made, store.description().longest_message).await;
 
     let found = store.find(name).await.unwrap().expect("a key that was made is found");
     assert_eq!(found.public_key(), made.public_key(), "the key found is the key made");
-    assert_eq!(found.algorithm(), made.algorithm());
-    let probe = probe();
-    let signature = found.sign(probe.clone()).await.unwrap();
+    assert_eq!(found.algorithms(), made.algorithms());
+    let probe = probe(made.algorithm());
+    let signature = found.sign(probe.clone(), soon()).await.unwrap();
     assert!(made.public_key().verifies(probe.message(), &signature));
 
     for again in [key_type, KeyType::EcP256] {
@@ -91,11 +103,21 @@ async fn an_unsupported_type_is_refused(
     assert!(store.find(&name).await.unwrap().is_none(), "a refused key leaves nothing behind");
 }
 
-async fn signatures_verify_at_every_length(key: &Arc<dyn SigningKey>) {
+async fn signatures_verify_at_every_length(
+    key: &Arc<dyn SigningKey>,
+    algorithm: SignatureAlgorithm,
+    longest: usize,
+) {
+    let hashes = algorithm.digest(&[]).is_some();
     for length in [0, 1, 31, 32, 64, 127, 4096, 65_536] {
         let message: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
-        let signature = key.sign(ToBeSigned::of_any_bytes(message.clone())).await.unwrap();
-        assert_eq!(signature.algorithm(), key.algorithm());
+        let signed = key.sign(ToBeSigned::of_any_bytes(message.clone(), algorithm), soon()).await;
+        if !hashes && length > longest {
+            assert!(matches!(signed, Err(SignError::Refused { .. })), "{length}: {signed:?}");
+            continue;
+        }
+        let signature = signed.unwrap_or_else(|error| panic!("{algorithm}, {length}: {error}"));
+        assert_eq!(signature.algorithm(), algorithm);
         assert!(key.public_key().verifies(&message, &signature), "{length} bytes verify");
         assert!(
             !key.public_key().verifies(&[&message[..], &[0]].concat(), &signature),
@@ -104,24 +126,48 @@ async fn signatures_verify_at_every_length(key: &Arc<dyn SigningKey>) {
     }
 }
 
-async fn concurrent_signatures_verify_each_over_its_message(key: &Arc<dyn SigningKey>) {
-    let messages: Vec<ToBeSigned> = (0..CONCURRENT_SIGNATURES).map(|_| probe()).collect();
-    let signatures = join_all(messages.iter().map(|message| key.sign(message.clone()))).await;
+async fn concurrent_signatures_verify_each_over_its_message(
+    key: &Arc<dyn SigningKey>,
+    algorithm: SignatureAlgorithm,
+) {
+    let messages: Vec<ToBeSigned> = (0..CONCURRENT_SIGNATURES).map(|_| probe(algorithm)).collect();
+    let signatures =
+        join_all(messages.iter().map(|message| key.sign(message.clone(), soon()))).await;
     for (message, signature) in messages.iter().zip(signatures) {
-        let signature = signature.unwrap();
+        let signature = signature.unwrap_or_else(|error| panic!("{algorithm}: {error}"));
         assert!(key.public_key().verifies(message.message(), &signature));
     }
+}
+
+async fn another_algorithm_is_refused(key: &Arc<dyn SigningKey>) {
+    for key_type in KeyType::ALL {
+        for &algorithm in key_type.kind().algorithms() {
+            if !key.algorithms().contains(&algorithm) {
+                let refused = key.sign(probe(algorithm), soon()).await;
+                assert!(matches!(refused, Err(SignError::Refused { .. })), "{algorithm}");
+            }
+        }
+    }
+}
+
+async fn what_is_late_already_is_not_signed(key: &Arc<dyn SigningKey>) {
+    let past = Urgency { priority: Priority::New, deadline: Instant::now() };
+    let late = key.sign(probe(key.algorithm()), past).await;
+    assert!(matches!(late, Err(SignError::Late { .. })), "late: {late:?}");
 }
 
 async fn the_list_names_every_key(store: &dyn KeyStore, trust_domain: &str) {
     let listed = store.list().await.unwrap();
     let expected: BTreeSet<KeyName> =
         store.description().key_types.iter().map(|&t| name_of(trust_domain, t)).collect();
-    let names: Vec<KeyName> = listed.iter().map(|key| key.name.clone()).collect();
-    assert_eq!(names, expected.into_iter().collect::<Vec<_>>(), "every key once, by name");
-    for key in listed {
-        let found = store.find(&key.name).await.unwrap().expect("a listed key is found");
-        assert_eq!((found.algorithm(), found.public_key()), (key.algorithm, &key.public_key));
+    assert_eq!(listed, expected.into_iter().collect::<Vec<_>>(), "every key once, by name");
+    for name in listed {
+        let found = store.find(&name).await.unwrap().expect("a listed key is found");
+        let described = store.describe(&name).await.unwrap().expect("a listed key is described");
+        assert_eq!(described.name, name);
+        assert_eq!(&described.public_key, found.public_key());
+        assert_eq!(&described.algorithms[..], found.algorithms());
+        assert!(!described.location.is_empty(), "an operator can find the key in the store");
     }
 }
 
@@ -132,8 +178,12 @@ async fn another_trust_domain_is_refused(store: &dyn KeyStore) {
     assert!(matches!(made, Err(KeyError::Unsafe { .. })), "create: {made:?}");
     let found = store.find(&name).await.map(|_| ());
     assert!(matches!(found, Err(KeyError::Unsafe { .. })), "find: {found:?}");
+    let described = store.describe(&name).await.map(|_| ());
+    assert!(matches!(described, Err(KeyError::Unsafe { .. })), "describe: {described:?}");
     let retired = store.retire(&name).await;
     assert!(matches!(retired, Err(KeyError::Unsafe { .. })), "retire: {retired:?}");
+    let destroyed = store.destroy(&ExpiredKey::of_a_test(name)).await;
+    assert!(matches!(destroyed, Err(KeyError::Unsafe { .. })), "destroy: {destroyed:?}");
 }
 
 async fn a_retired_key_signs_no_more(store: &dyn KeyStore, trust_domain: &str) {
@@ -144,20 +194,43 @@ async fn a_retired_key_signs_no_more(store: &dyn KeyStore, trust_domain: &str) {
         [store.find(&name).await.unwrap().unwrap(), store.find(&name).await.unwrap().unwrap()];
     store.retire(&name).await.unwrap();
     for handle in handles {
-        let refused = handle.sign(probe()).await;
+        let refused = handle.sign(probe(handle.algorithm()), soon()).await;
         assert!(matches!(refused, Err(SignError::Refused { .. })), "retired: {refused:?}");
     }
     assert!(store.find(&name).await.unwrap().is_none(), "a retired key is not found");
+    assert!(store.describe(&name).await.unwrap().is_none(), "a retired key is not described");
     let listed = store.list().await.unwrap();
-    assert!(listed.iter().all(|key| key.name != name), "a retired key is not listed");
+    assert!(!listed.contains(&name), "a retired key is not listed");
     assert_eq!(listed.len(), before - 1, "the other keys are still there");
     assert_eq!(store.retire(&name).await, Ok(()), "retiring again changes nothing");
     let again = store.create(&name, key_type).await.map(|_| ());
     assert_eq!(again, Err(KeyError::Exists(name)), "a retired name is never used again");
 }
 
-fn probe() -> ToBeSigned {
+async fn a_destroyed_key_is_gone(store: &dyn KeyStore, trust_domain: &str) {
+    let key_type = store.description().key_types[0];
+    let name = KeyName::parse(&format!("mintmark/{trust_domain}/x509/destroyed")).unwrap();
+    let other = name_of(trust_domain, key_type);
+    let handle = store.create(&name, key_type).await.unwrap();
+    let expired = ExpiredKey::of_a_test(name.clone());
+    assert!(!store.destroy(&expired).await.unwrap().is_empty(), "it is said what was done");
+    let refused = handle.sign(probe(handle.algorithm()), soon()).await;
+    assert!(matches!(refused, Err(SignError::Refused { .. })), "destroyed: {refused:?}");
+    assert!(store.find(&name).await.unwrap().is_none(), "a destroyed key is not found");
+    assert!(!store.list().await.unwrap().contains(&name), "a destroyed key is not listed");
+    assert_eq!(store.destroy(&expired).await, Err(KeyError::NotFound(name)));
+    // Retired by the claim before; still there.
+    let taken = store.create(&other, key_type).await.map(|_| ());
+    assert_eq!(taken, Err(KeyError::Exists(other)), "no other key is destroyed");
+}
+
+fn probe(algorithm: SignatureAlgorithm) -> ToBeSigned {
     let mut nonce = [0; 32];
     aws_lc_rs::rand::fill(&mut nonce).expect("the system gives random bytes");
-    ToBeSigned::probe(nonce)
+    ToBeSigned::probe(nonce, algorithm)
+}
+
+/// Long enough for the slowest device on a busy machine.
+fn soon() -> Urgency {
+    Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
 }

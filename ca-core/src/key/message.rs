@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::SignatureAlgorithm;
 use crate::csr::Request;
 use crate::lint::Linted;
 use crate::token::SigningInput;
@@ -13,7 +14,10 @@ pub const PROBE_PREFIX: &[u8] = b"\0mintmark key probe, not a certificate, not a
 /// Why a message is signed; named in errors, metrics and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// The `TBSCertificate` of a certificate that passed [`lint`](crate::lint).
+    /// The `TBSCertificate` of a CA certificate that passed [`lint`](crate::lint). A wrong signature on
+    /// one would reach everybody, so it is verified whatever is said about leaves.
+    CaCertificate,
+    /// The `TBSCertificate` of a leaf that passed [`lint`](crate::lint).
     Certificate,
     /// The signing input of a JWT-SVID.
     Token,
@@ -27,45 +31,57 @@ pub enum Purpose {
 ///
 /// Only the code that checks can build one: [`lint`](crate::lint), [`token`](crate::token) and
 /// [`csr`](crate::csr). It carries the message and not a digest, because some keys want the one
-/// (Ed25519, hashing HSM firmware) and some the other (a KMS). Cloning shares the bytes.
+/// (Ed25519, hashing HSM firmware) and some the other (a KMS). It names its algorithm, since the signed
+/// bytes do. Cloning shares the bytes.
 #[derive(Debug, Clone)]
 pub struct ToBeSigned {
     purpose: Purpose,
+    algorithm: SignatureAlgorithm,
     message: Bytes,
 }
 
 impl ToBeSigned {
     /// A certificate, checked.
     pub(crate) fn certificate(linted: Linted) -> Self {
-        Self { purpose: Purpose::Certificate, message: linted.into_tbs().into() }
+        let (is_ca, algorithm) = (linted.is_ca(), linted.algorithm());
+        let purpose = if is_ca { Purpose::CaCertificate } else { Purpose::Certificate };
+        Self { purpose, algorithm, message: linted.into_tbs().into() }
     }
 
     /// A token, granted.
-    pub(crate) fn token(input: &SigningInput) -> Self {
-        Self { purpose: Purpose::Token, message: Bytes::copy_from_slice(input.as_bytes()) }
+    pub(crate) fn token(input: &SigningInput, algorithm: SignatureAlgorithm) -> Self {
+        let message = Bytes::copy_from_slice(input.as_bytes());
+        Self { purpose: Purpose::Token, algorithm, message }
     }
 
     /// A request of our own.
-    pub(crate) fn request(request: &Request) -> Self {
-        Self { purpose: Purpose::Request, message: request.info().clone() }
+    pub(crate) fn request(request: &Request, algorithm: SignatureAlgorithm) -> Self {
+        Self { purpose: Purpose::Request, algorithm, message: request.info().clone() }
     }
 
     /// [`PROBE_PREFIX`] and `nonce`: shows that a key signs, at start and as a health check.
     #[must_use]
-    pub fn probe(nonce: [u8; 32]) -> Self {
-        Self { purpose: Purpose::Probe, message: [PROBE_PREFIX, &nonce].concat().into() }
+    pub fn probe(nonce: [u8; 32], algorithm: SignatureAlgorithm) -> Self {
+        let message = [PROBE_PREFIX, &nonce].concat().into();
+        Self { purpose: Purpose::Probe, algorithm, message }
     }
 
     /// Bytes of any length, for the suite that every key must pass.
     #[cfg(any(test, feature = "testing"))]
-    pub(super) fn of_any_bytes(message: Vec<u8>) -> Self {
-        Self { purpose: Purpose::Probe, message: message.into() }
+    pub(super) fn of_any_bytes(message: Vec<u8>, algorithm: SignatureAlgorithm) -> Self {
+        Self { purpose: Purpose::Probe, algorithm, message: message.into() }
     }
 
     /// Why it is to be signed.
     #[must_use]
     pub fn purpose(&self) -> Purpose {
         self.purpose
+    }
+
+    /// How it is to be signed: the message itself names it, or its signature will.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        self.algorithm
     }
 
     /// The bytes to sign, unhashed.

@@ -10,12 +10,14 @@ mod message;
 mod public;
 mod signature;
 mod store;
+mod urgency;
 
-pub use algorithm::{KeyType, SignatureAlgorithm};
+pub use algorithm::{KeyType, RsaScheme, SignatureAlgorithm};
 pub use message::{PROBE_PREFIX, Purpose, ToBeSigned};
-pub use public::{KeyId, KeyKind, PublicKey, PublicKeyError};
+pub use public::{KeyId, KeyKind, PublicKey, PublicKeyError, Verifier};
 pub use signature::{Signature, SignatureError};
 pub use store::{
-    KeyDescription, KeyError, KeyName, KeyNameError, KeyStore, SignError, SigningKey,
+    ExpiredKey, KeyDescription, KeyError, KeyName, KeyNameError, KeyStore, SignError, SigningKey,
     StoreDescription,
 };
+pub use urgency::{Priority, Urgency};

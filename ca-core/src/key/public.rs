@@ -26,6 +26,10 @@ pub enum KeyKind {
     },
     /// Ed25519 (RFC 8410 §4).
     Ed25519,
+    /// ML-DSA-44 (RFC 9881 §4).
+    MlDsa44,
+    /// ML-DSA-65 (RFC 9881 §4).
+    MlDsa65,
 }
 
 impl fmt::Display for KeyKind {
@@ -35,6 +39,8 @@ impl fmt::Display for KeyKind {
             Self::EcP384 => f.write_str("EC P-384"),
             Self::Rsa { bits } => write!(f, "RSA-{bits}"),
             Self::Ed25519 => f.write_str("Ed25519"),
+            Self::MlDsa44 => f.write_str("ML-DSA-44"),
+            Self::MlDsa65 => f.write_str("ML-DSA-65"),
         }
     }
 }
@@ -110,6 +116,13 @@ const P256_PREFIX: &[u8; 27] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x0
 const P384_PREFIX: &[u8; 24] = b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00\x04";
 /// Everything of an Ed25519 `SubjectPublicKeyInfo` before the 32 key bytes (RFC 8410 §4).
 const ED25519_PREFIX: &[u8; 12] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+/// Everything of an ML-DSA `SubjectPublicKeyInfo` before the key bytes (RFC 9881 §4): 1312 and 1952 of them.
+const ML_DSA_44_PREFIX: &[u8; 22] =
+    b"\x30\x82\x05\x32\x30\x0b\x06\x09\x60\x86\x48\x01\x65\x03\x04\x03\x11\x03\x82\x05\x21\x00";
+const ML_DSA_65_PREFIX: &[u8; 22] =
+    b"\x30\x82\x07\xb2\x30\x0b\x06\x09\x60\x86\x48\x01\x65\x03\x04\x03\x12\x03\x82\x07\xa1\x00";
+const ML_DSA_44_LENGTH: usize = 1312;
+const ML_DSA_65_LENGTH: usize = 1952;
 /// The content of the RSA `AlgorithmIdentifier`: rsaEncryption and NULL (RFC 3279 §2.3.1).
 const RSA_ALGORITHM: &[u8; 13] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
 
@@ -159,6 +172,19 @@ impl PublicKey {
         Self::from_spki_unproven(&[&ED25519_PREFIX[..], key].concat())
     }
 
+    /// An ML-DSA key from its bytes (FIPS 204 §4, table 2): 1312 for ML-DSA-44, 1952 for ML-DSA-65.
+    ///
+    /// # Errors
+    /// [`PublicKeyError::Unsupported`] for any other length.
+    pub fn from_ml_dsa(key: &[u8]) -> Result<Self, PublicKeyError> {
+        let prefix = match key.len() {
+            ML_DSA_44_LENGTH => ML_DSA_44_PREFIX,
+            ML_DSA_65_LENGTH => ML_DSA_65_PREFIX,
+            _ => return Err(PublicKeyError::Unsupported),
+        };
+        Self::from_spki_unproven(&[&prefix[..], key].concat())
+    }
+
     /// An RSA key from modulus and exponent, big-endian.
     pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
         // Far beyond any key, and far below what the encoder takes.
@@ -190,8 +216,8 @@ impl PublicKey {
         self.kind
     }
 
-    /// The content of the `subjectPublicKey` BIT STRING: the EC point, the `RSAPublicKey` or the 32
-    /// bytes of Ed25519.
+    /// The content of the `subjectPublicKey` BIT STRING: the EC point, the `RSAPublicKey`, or the bytes of
+    /// Ed25519 or ML-DSA.
     #[must_use]
     pub fn key_bits(&self) -> &[u8] {
         key_bits(&self.spki, self.kind)
@@ -227,6 +253,17 @@ impl PublicKey {
         }
     }
 
+    /// Made ready to verify signatures of that algorithm.
+    ///
+    /// # Errors
+    /// [`PublicKeyError::Unsupported`] if a key of this kind does not sign so.
+    pub fn verifier(&self, algorithm: SignatureAlgorithm) -> Result<Verifier, PublicKeyError> {
+        let verification = self.kind.verification(algorithm)?;
+        let key = ParsedPublicKey::new(verification, self.key_bits())
+            .map_err(|_| PublicKeyError::OffCurve)?;
+        Ok(Verifier { algorithm, key })
+    }
+
     /// As [`verifies`](Self::verifies) for signature bytes in the form that X.509 and PKCS#10 hold.
     pub(crate) fn verifies_x509(
         &self,
@@ -251,6 +288,28 @@ impl PublicKey {
     }
 }
 
+/// A public key read once for many verifications: half of what a verification costs besides its
+/// arithmetic is reading the key.
+pub struct Verifier {
+    algorithm: SignatureAlgorithm,
+    key: ParsedPublicKey,
+}
+
+impl Verifier {
+    /// Whether `signature` over `message` is by the key's private half, and of the algorithm.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &Signature) -> bool {
+        signature.algorithm() == self.algorithm
+            && self.key.verify_sig(message, &signature.x509()).is_ok()
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verifier({})", self.algorithm)
+    }
+}
+
 impl KeyKind {
     /// The algorithm with which a key of this kind signs for Mintmark.
     #[must_use]
@@ -260,6 +319,23 @@ impl KeyKind {
             Self::EcP384 => SignatureAlgorithm::EcdsaP384Sha384,
             Self::Rsa { .. } => SignatureAlgorithm::RsaPkcs1Sha256,
             Self::Ed25519 => SignatureAlgorithm::Ed25519,
+            Self::MlDsa44 => SignatureAlgorithm::MlDsa44,
+            Self::MlDsa65 => SignatureAlgorithm::MlDsa65,
+        }
+    }
+
+    /// The algorithms with which a key of this kind may sign for Mintmark; the usual one first.
+    #[must_use]
+    pub fn algorithms(self) -> &'static [SignatureAlgorithm] {
+        match self {
+            Self::EcP256 => &[SignatureAlgorithm::EcdsaP256Sha256],
+            Self::EcP384 => &[SignatureAlgorithm::EcdsaP384Sha384],
+            Self::Rsa { .. } => {
+                &[SignatureAlgorithm::RsaPkcs1Sha256, SignatureAlgorithm::RsaPssSha256]
+            }
+            Self::Ed25519 => &[SignatureAlgorithm::Ed25519],
+            Self::MlDsa44 => &[SignatureAlgorithm::MlDsa44],
+            Self::MlDsa65 => &[SignatureAlgorithm::MlDsa65],
         }
     }
 
@@ -277,7 +353,12 @@ impl KeyKind {
             (Self::Rsa { .. }, SignatureAlgorithm::RsaPkcs1Sha256) => {
                 Ok(&verification::RSA_PKCS1_2048_8192_SHA256)
             }
+            (Self::Rsa { .. }, SignatureAlgorithm::RsaPssSha256) => {
+                Ok(&verification::RSA_PSS_2048_8192_SHA256)
+            }
             (Self::Ed25519, SignatureAlgorithm::Ed25519) => Ok(&verification::ED25519),
+            (Self::MlDsa44, SignatureAlgorithm::MlDsa44) => Ok(&verification::ML_DSA_44),
+            (Self::MlDsa65, SignatureAlgorithm::MlDsa65) => Ok(&verification::ML_DSA_65),
             _ => Err(PublicKeyError::Unsupported),
         }
     }
@@ -297,6 +378,14 @@ fn kind_of(spki: &[u8]) -> Result<KeyKind, PublicKeyError> {
         } else {
             Ok(KeyKind::Ed25519)
         };
+    }
+    for (prefix, length, kind) in [
+        (ML_DSA_44_PREFIX, ML_DSA_44_LENGTH, KeyKind::MlDsa44),
+        (ML_DSA_65_PREFIX, ML_DSA_65_LENGTH, KeyKind::MlDsa65),
+    ] {
+        if spki.starts_with(prefix) && spki.len() == prefix.len() + length {
+            return Ok(kind);
+        }
     }
     let mut info = der::sole(spki, tag::SEQUENCE, "SubjectPublicKeyInfo")?;
     let algorithm = info.expect(tag::SEQUENCE, "key algorithm")?;
@@ -347,6 +436,7 @@ fn key_bits(spki: &[u8], kind: KeyKind) -> &[u8] {
         KeyKind::EcP256 => &spki[26..],
         KeyKind::EcP384 => &spki[23..],
         KeyKind::Ed25519 => &spki[12..],
+        KeyKind::MlDsa44 | KeyKind::MlDsa65 => &spki[ML_DSA_44_PREFIX.len()..],
         KeyKind::Rsa { .. } => rsa_bits(spki).expect("kind_of has read it"),
     }
 }

@@ -22,9 +22,6 @@ pub enum SignatureError {
     /// Not the strict DER of `ECDSA-Sig-Value` (RFC 3279 §2.2.3).
     #[error("the ECDSA signature is not strict DER")]
     Der,
-    /// The constructor does not belong to this algorithm.
-    #[error("{0} has no such signature encoding")]
-    Algorithm(SignatureAlgorithm),
 }
 
 /// A well-formed signature of a known algorithm. Says nothing about whether it verifies.
@@ -46,21 +43,22 @@ const ORDER_P256: &[u8; 32] = b"\xff\xff\xff\xff\x00\x00\x00\x00\xff\xff\xff\xff
 /// Order of the group of P-384 (SP 800-186 §3.2.1.4).
 const ORDER_P384: &[u8; 48] = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xc7\x63\x4d\x81\xf4\x37\x2d\xdf\x58\x1a\x0d\xb2\x48\xb0\xa7\x7a\xec\xec\x19\x6a\xcc\xc5\x29\x73";
 
-fn order(algorithm: SignatureAlgorithm) -> Result<&'static [u8], SignatureError> {
+/// The order of the curve of an ECDSA algorithm.
+fn order(algorithm: SignatureAlgorithm) -> Option<&'static [u8]> {
     match algorithm {
-        SignatureAlgorithm::EcdsaP256Sha256 => Ok(ORDER_P256),
-        SignatureAlgorithm::EcdsaP384Sha384 => Ok(ORDER_P384),
-        other => Err(SignatureError::Algorithm(other)),
+        SignatureAlgorithm::EcdsaP256Sha256 => Some(ORDER_P256),
+        SignatureAlgorithm::EcdsaP384Sha384 => Some(ORDER_P384),
+        _ => None,
     }
 }
 
 impl Signature {
     /// ECDSA as PKCS#11 and Azure give it and JWS wants it: `r||s`, each as long as the order.
-    pub fn from_ecdsa_fixed(
+    fn from_ecdsa_fixed(
         algorithm: SignatureAlgorithm,
+        order: &[u8],
         bytes: &[u8],
     ) -> Result<Self, SignatureError> {
-        let order = order(algorithm)?;
         if bytes.len() != 2 * order.len() {
             return Err(SignatureError::Length { algorithm, found: bytes.len() });
         }
@@ -75,11 +73,12 @@ impl Signature {
 
     /// ECDSA as software libraries, AWS and Google give it and X.509 wants it: the strict DER of
     /// `ECDSA-Sig-Value` (RFC 3279 §2.2.3).
-    pub fn from_ecdsa_der(
+    fn from_ecdsa_der(
         algorithm: SignatureAlgorithm,
+        order: &[u8],
         bytes: &[u8],
     ) -> Result<Self, SignatureError> {
-        let width = order(algorithm)?.len();
+        let width = order.len();
         let mut fixed = [0; 2 * ORDER_P384.len()];
         let read = || {
             let mut values = der::sole(bytes, tag::SEQUENCE, "ECDSA-Sig-Value")?;
@@ -96,25 +95,47 @@ impl Signature {
             }
             fixed[start..end].copy_from_slice(value);
         }
-        Self::from_ecdsa_fixed(algorithm, &fixed[..2 * width])
+        Self::from_ecdsa_fixed(algorithm, order, &fixed[..2 * width])
     }
 
-    /// RSASSA-PKCS1-v1_5: as many bytes as the modulus has, 256 to 512.
-    pub fn from_rsa(bytes: &[u8]) -> Result<Self, SignatureError> {
-        let algorithm = SignatureAlgorithm::RsaPkcs1Sha256;
-        if !(256..=512).contains(&bytes.len()) {
-            return Err(SignatureError::Length { algorithm, found: bytes.len() });
+    /// A signature as a token or JWS has it: ECDSA as `r||s`, everything else as it goes on the wire.
+    pub fn from_fixed(algorithm: SignatureAlgorithm, bytes: &[u8]) -> Result<Self, SignatureError> {
+        let fits = match algorithm {
+            SignatureAlgorithm::EcdsaP256Sha256 => {
+                return Self::from_ecdsa_fixed(algorithm, ORDER_P256, bytes);
+            }
+            SignatureAlgorithm::EcdsaP384Sha384 => {
+                return Self::from_ecdsa_fixed(algorithm, ORDER_P384, bytes);
+            }
+            // As many bytes as the modulus has.
+            SignatureAlgorithm::RsaPkcs1Sha256 | SignatureAlgorithm::RsaPssSha256 => {
+                (256..=512).contains(&bytes.len())
+            }
+            // RFC 8032 §5.1.6
+            SignatureAlgorithm::Ed25519 => bytes.len() == 64,
+            // FIPS 204 §4, table 2
+            SignatureAlgorithm::MlDsa44 => bytes.len() == 2420,
+            SignatureAlgorithm::MlDsa65 => bytes.len() == 3309,
+        };
+        if fits {
+            Ok(Self { algorithm, fixed: bytes.to_vec() })
+        } else {
+            Err(SignatureError::Length { algorithm, found: bytes.len() })
         }
-        Ok(Self { algorithm, fixed: bytes.to_vec() })
     }
 
-    /// Ed25519: 64 bytes (RFC 8032 §5.1.6).
-    pub fn from_ed25519(bytes: &[u8]) -> Result<Self, SignatureError> {
-        let algorithm = SignatureAlgorithm::Ed25519;
-        if bytes.len() != 64 {
-            return Err(SignatureError::Length { algorithm, found: bytes.len() });
+    /// A signature as an X.509 `signatureValue` holds it and most libraries and KMS give it: ECDSA as DER,
+    /// everything else as it goes on the wire.
+    pub fn from_x509(algorithm: SignatureAlgorithm, bytes: &[u8]) -> Result<Self, SignatureError> {
+        match algorithm {
+            SignatureAlgorithm::EcdsaP256Sha256 => {
+                Self::from_ecdsa_der(algorithm, ORDER_P256, bytes)
+            }
+            SignatureAlgorithm::EcdsaP384Sha384 => {
+                Self::from_ecdsa_der(algorithm, ORDER_P384, bytes)
+            }
+            other => Self::from_fixed(other, bytes),
         }
-        Ok(Self { algorithm, fixed: bytes.to_vec() })
     }
 
     /// How it was made.
@@ -161,7 +182,7 @@ impl Signature {
     }
 
     fn is_ecdsa(&self) -> bool {
-        order(self.algorithm).is_ok()
+        order(self.algorithm).is_some()
     }
 }
 
@@ -175,14 +196,15 @@ fn unsigned_length(magnitude: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use SignatureAlgorithm::{EcdsaP256Sha256, EcdsaP384Sha384, Ed25519};
+    use SignatureAlgorithm::{
+        EcdsaP256Sha256, EcdsaP384Sha384, Ed25519, MlDsa44, MlDsa65, RsaPkcs1Sha256, RsaPssSha256,
+    };
     use proptest::prelude::*;
 
     #[test]
     fn zero_and_values_beyond_the_order_are_refused() {
         let one = [&[0; 31][..], &[1]].concat();
-        let fixed =
-            |r: &[u8], s: &[u8]| Signature::from_ecdsa_fixed(EcdsaP256Sha256, &[r, s].concat());
+        let fixed = |r: &[u8], s: &[u8]| Signature::from_fixed(EcdsaP256Sha256, &[r, s].concat());
         assert!(fixed(&one, &one).is_ok());
         assert_eq!(fixed(&[0; 32], &one), Err(SignatureError::Range));
         assert_eq!(fixed(&one, &[0; 32]), Err(SignatureError::Range));
@@ -192,16 +214,18 @@ mod tests {
 
     #[test]
     fn a_length_of_another_algorithm_is_refused() {
-        assert!(Signature::from_ecdsa_fixed(EcdsaP384Sha384, &[1; 64]).is_err());
-        assert!(Signature::from_ecdsa_fixed(EcdsaP256Sha256, &[1; 63]).is_err());
-        assert!(Signature::from_ecdsa_fixed(Ed25519, &[1; 64]).is_err());
-        assert!(Signature::from_ed25519(&[1; 63]).is_err());
-        assert!(Signature::from_rsa(&[1; 128]).is_err());
+        assert!(Signature::from_fixed(EcdsaP384Sha384, &[1; 64]).is_err());
+        assert!(Signature::from_fixed(EcdsaP256Sha256, &[1; 63]).is_err());
+        assert!(Signature::from_fixed(Ed25519, &[1; 63]).is_err());
+        assert!(Signature::from_fixed(RsaPkcs1Sha256, &[1; 128]).is_err());
+        assert!(Signature::from_x509(RsaPssSha256, &[1; 513]).is_err());
+        assert!(Signature::from_x509(MlDsa44, &[1; 2421]).is_err());
+        assert!(Signature::from_x509(MlDsa65, &[1; 3310]).is_err());
     }
 
     #[test]
     fn only_strict_der_is_read() {
-        let read = |bytes: &[u8]| Signature::from_ecdsa_der(EcdsaP256Sha256, bytes).map(|_| ());
+        let read = |bytes: &[u8]| Signature::from_x509(EcdsaP256Sha256, bytes).map(|_| ());
         assert_eq!(read(&[0x30, 6, 2, 1, 1, 2, 1, 1]), Ok(()));
         assert_eq!(read(&[0x30, 6, 2, 1, 1, 2, 1, 1, 0]), Err(SignatureError::Der));
         assert_eq!(read(&[0x30, 7, 2, 2, 0, 1, 2, 1, 1]), Err(SignatureError::Der));
@@ -230,17 +254,17 @@ mod tests {
                 value[0] &= 0xfe;
             }
             let fixed = [r, s].concat();
-            let signature = Signature::from_ecdsa_fixed(algorithm, &fixed).unwrap();
+            let signature = Signature::from_fixed(algorithm, &fixed).unwrap();
             let der = signature.x509();
             prop_assert_eq!(der.len(), signature.x509_length());
-            let read = Signature::from_ecdsa_der(algorithm, &der).unwrap();
+            let read = Signature::from_x509(algorithm, &der).unwrap();
             prop_assert_eq!(read.jws(), &fixed[..]);
         }
 
         #[test]
         fn no_bytes_make_the_der_reading_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
-            let _ = Signature::from_ecdsa_der(EcdsaP256Sha256, &bytes);
-            let _ = Signature::from_ecdsa_der(EcdsaP384Sha384, &bytes);
+            let _ = Signature::from_x509(EcdsaP256Sha256, &bytes);
+            let _ = Signature::from_x509(EcdsaP384Sha384, &bytes);
         }
     }
 }

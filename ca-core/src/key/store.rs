@@ -7,39 +7,48 @@ use std::time::Duration;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use super::{KeyType, PublicKey, Signature, SignatureAlgorithm, SignatureError, ToBeSigned};
+use super::{
+    KeyType, PublicKey, Signature, SignatureAlgorithm, SignatureError, ToBeSigned, Urgency,
+};
 
 /// One private key, wherever it lives.
 #[async_trait]
 pub trait SigningKey: Send + Sync + fmt::Debug {
-    /// Signs a message that has passed its checks. The key hashes it with the digest that
-    /// [`algorithm`](Self::algorithm) names.
+    /// Signs a message that has passed its checks, by the algorithm that the message names; the key
+    /// hashes it. What comes back has been verified as its store's settings say.
     ///
-    /// Signing twice is harmless: a signature that is not released binds nobody. The future may be
-    /// dropped at any time; a job that has not reached the device by then is not signed.
-    async fn sign(&self, message: ToBeSigned) -> Result<Signature, SignError>;
+    /// Answers by the deadline, whatever the device does. Signing twice is harmless: a signature that is
+    /// not released binds nobody. The future may be dropped at any time; a job that has not reached the
+    /// device by then is not signed.
+    async fn sign(&self, message: ToBeSigned, urgency: Urgency) -> Result<Signature, SignError>;
 
-    /// How it signs.
-    fn algorithm(&self) -> SignatureAlgorithm;
+    /// How it can sign; the first is how it signs unless it is asked for another way. Never empty.
+    fn algorithms(&self) -> &[SignatureAlgorithm];
 
     /// The public half, known since the key was found.
     fn public_key(&self) -> &PublicKey;
 }
 
 impl dyn SigningKey + '_ {
-    /// Has the key sign, and refuses a signature of another algorithm than the one that was promised: the
-    /// signed bytes name it already.
-    pub(crate) async fn sign_by(
+    /// How it signs unless it is asked for another way.
+    #[must_use]
+    pub fn algorithm(&self) -> SignatureAlgorithm {
+        *self.algorithms().first().expect("a key can sign in one way at least")
+    }
+
+    /// Has the key sign, and refuses a signature of another algorithm than the message names.
+    pub(crate) async fn sign_checked(
         &self,
-        promised: SignatureAlgorithm,
         message: ToBeSigned,
+        urgency: Urgency,
     ) -> Result<Signature, SignError> {
-        let signature = self.sign(message).await?;
-        if signature.algorithm() == promised {
+        let wanted = message.algorithm();
+        let signature = self.sign(message, urgency).await?;
+        if signature.algorithm() == wanted {
             return Ok(signature);
         }
         let key = self.public_key().key_id().to_string();
-        let reason = format!("it signed by {} where {promised} is wanted", signature.algorithm());
+        let reason = format!("it signed by {} where {wanted} is wanted", signature.algorithm());
         Err(SignError::Refused { key, reason })
     }
 }
@@ -71,6 +80,22 @@ pub enum SignError {
         /// What the device said, and what to do.
         reason: String,
     },
+    /// The deadline passed before there was a signature.
+    #[error("key {key} did not sign in time: {reason}")]
+    Late {
+        /// Which key.
+        key: String,
+        /// Where the job was then.
+        reason: String,
+    },
+    /// The device answered twice with a signature that does not verify. Nothing was released.
+    #[error("key {key} signs wrongly: {reason}")]
+    Wrong {
+        /// Which key.
+        key: String,
+        /// What was tried, and what to do.
+        reason: String,
+    },
     /// The device answered with bytes that are no signature of the algorithm.
     #[error("key {key} gave a malformed signature: {source}")]
     Malformed {
@@ -81,7 +106,7 @@ pub enum SignError {
     },
 }
 
-/// Creates, finds, lists and retires the keys of one place.
+/// Creates, finds, describes, retires and destroys the keys of one place.
 ///
 /// A store serves one trust domain: a name of another is [`KeyError::Unsafe`]. Every implementation
 /// passes the suite `contract::key_store` (feature `testing`).
@@ -103,14 +128,42 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
     /// [`KeyError::Unsafe`], and half a key pair [`KeyError::Incomplete`].
     async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError>;
 
-    /// Every key of this trust domain in the store, retired ones excepted, by name.
-    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError>;
+    /// The names of all keys of this trust domain in the store, retired ones excepted, in order. Says
+    /// nothing about whether they can be used; [`describe`](Self::describe) does.
+    async fn list(&self) -> Result<Vec<KeyName>, KeyError>;
+
+    /// What the store tells of a key, checked as by [`find`](Self::find), or `None`; nothing is signed.
+    async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError>;
 
     /// Lets the key sign no more: handles given out refuse, and `find` and `list` leave it out for as
-    /// long as this process runs. The lasting record of a retirement is its authority's, in the state
-    /// store; nothing is destroyed. A name that does not exist is [`KeyError::NotFound`]; retiring a key
-    /// again changes nothing.
+    /// long as this process runs. The lasting record of a retirement is in the state store; nothing is
+    /// destroyed. A name that does not exist is [`KeyError::NotFound`]; retiring a key again changes
+    /// nothing.
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError>;
+
+    /// Destroys a key whose time is over, as our own record says: afterwards nothing signs with it. Where
+    /// the store only schedules the end (a cloud KMS), the answer says when it comes. A name that does not
+    /// exist is [`KeyError::NotFound`].
+    async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError>;
+}
+
+/// A key that nothing needs any more: retired by our own record, and everything it signed has ended. Only
+/// the code that reads the record can build one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredKey(KeyName);
+
+impl ExpiredKey {
+    /// For the suite that every key store must pass.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn of_a_test(name: KeyName) -> Self {
+        Self(name)
+    }
+
+    /// Which key.
+    #[must_use]
+    pub fn name(&self) -> &KeyName {
+        &self.0
+    }
 }
 
 /// What a key store is.
@@ -124,6 +177,9 @@ pub struct StoreDescription {
     pub key_types: Vec<KeyType>,
     /// Whether the private halves are held by a device that does not give them out.
     pub hardware: bool,
+    /// The longest message, in bytes, that its keys sign by an algorithm without a digest (Ed25519,
+    /// ML-DSA). Those that hash take any length.
+    pub longest_message: usize,
 }
 
 impl StoreDescription {
@@ -139,15 +195,19 @@ impl StoreDescription {
     }
 }
 
-/// A key of a store.
+/// A key of a store, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyDescription {
     /// Its name.
     pub name: KeyName,
-    /// How it signs.
-    pub algorithm: SignatureAlgorithm,
+    /// How it can sign; the usual way first.
+    pub algorithms: Vec<SignatureAlgorithm>,
     /// Its public half.
     pub public_key: PublicKey,
+    /// Where in the store it is: a file, an ARN, a handle.
+    pub location: String,
+    /// What else the store tells about it, in its own words: what the key may do, who made it.
+    pub facts: Vec<(String, String)>,
 }
 
 /// The name of a key: `mintmark/<trust domain>/<authority>/<generation>`, where the authority is `x509`
@@ -161,15 +221,18 @@ pub struct KeyName(String);
 pub struct KeyNameError(String);
 
 impl KeyName {
-    /// Reads a name: four non-empty parts of `[a-z0-9._-]`, the first `mintmark`, 320 bytes at most.
+    /// Reads a name: four non-empty parts, the first `mintmark`, then a trust domain of `[a-z0-9._-]`, then
+    /// authority and generation of `[a-z0-9-]`; 320 bytes at most.
     pub fn parse(text: &str) -> Result<Self, KeyNameError> {
-        let plain = |part: &str| {
-            !part.is_empty()
-                && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+        let plain = |part: &str, more: &[u8]| {
+            let fits = |b: u8| {
+                b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || more.contains(&b)
+            };
+            !part.is_empty() && part.bytes().all(fits)
         };
         let parts: Vec<&str> = text.split('/').collect();
-        let well_formed =
-            parts.len() == 4 && parts[0] == "mintmark" && parts.iter().all(|part| plain(part));
+        let well_formed = matches!(parts[..], ["mintmark", domain, authority, generation]
+            if plain(domain, b"._") && plain(authority, b"") && plain(generation, b""));
         if well_formed && text.len() <= 320 {
             Ok(Self(text.to_owned()))
         } else {
@@ -186,7 +249,23 @@ impl KeyName {
     /// The trust domain that the key serves.
     #[must_use]
     pub fn trust_domain(&self) -> &str {
-        self.0.split('/').nth(1).expect("a key name has four parts")
+        self.part(1)
+    }
+
+    /// What it signs: `x509` or `jwt`.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.part(2)
+    }
+
+    /// Its number among the keys of that authority.
+    #[must_use]
+    pub fn generation(&self) -> &str {
+        self.part(3)
+    }
+
+    fn part(&self, index: usize) -> &str {
+        self.0.split('/').nth(index).expect("a key name has four parts")
     }
 }
 

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::Digest;
 use ca_core::key::{
     KeyError, KeyName, PublicKey, SignError, Signature, SignatureAlgorithm, SignatureError,
-    SigningKey, ToBeSigned,
+    SigningKey, ToBeSigned, Urgency,
 };
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
@@ -57,8 +57,8 @@ pub(super) enum Input {
 }
 
 impl Input {
-    pub(super) fn new(algorithm: SignatureAlgorithm, message: &ToBeSigned) -> Self {
-        match algorithm.digest(message.message()) {
+    pub(super) fn new(message: &ToBeSigned) -> Self {
+        match message.algorithm().digest(message.message()) {
             Some(digest) => Self::Digest(digest),
             None => Self::Message(message.clone()),
         }
@@ -158,10 +158,18 @@ impl fmt::Debug for TokenKey {
 
 #[async_trait]
 impl SigningKey for TokenKey {
-    async fn sign(&self, message: ToBeSigned) -> Result<Signature, SignError> {
+    async fn sign(&self, message: ToBeSigned, urgency: Urgency) -> Result<Signature, SignError> {
         self.facts.retired.check(&self.facts.name)?;
+        if message.algorithm() != self.facts.algorithm {
+            let reason = format!("it does not sign by {}", message.algorithm());
+            return Err(SignError::Refused { key: self.facts.name.to_string(), reason });
+        }
+        if Instant::now() >= urgency.deadline {
+            let reason = "its deadline had passed when it was asked".to_owned();
+            return Err(SignError::Late { key: self.facts.name.to_string(), reason });
+        }
         // Hashed here, so that the session is not held up by it.
-        let input = Input::new(self.facts.algorithm, &message);
+        let input = Input::new(&message);
         let (reply, answer) = oneshot::channel();
         match self.jobs.try_send(Job { input, reply }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(self.stopped())),
@@ -170,8 +178,8 @@ impl SigningKey for TokenKey {
         }
     }
 
-    fn algorithm(&self) -> SignatureAlgorithm {
-        self.facts.algorithm
+    fn algorithms(&self) -> &[SignatureAlgorithm] {
+        std::slice::from_ref(&self.facts.algorithm)
     }
 
     fn public_key(&self) -> &PublicKey {
@@ -354,11 +362,7 @@ pub(super) fn sign_on(
             session.sign(&pure, private, message.message())?
         }
     };
-    Ok(match algorithm {
-        SignatureAlgorithm::RsaPkcs1Sha256 => Signature::from_rsa(&bytes),
-        SignatureAlgorithm::Ed25519 => Signature::from_ed25519(&bytes),
-        ecdsa => Signature::from_ecdsa_fixed(ecdsa, &bytes),
-    })
+    Ok(Signature::from_fixed(algorithm, &bytes))
 }
 
 /// `DigestInfo` of a SHA-256 digest (RFC 8017 §9.2 note 1), which `CKM_RSA_PKCS` pads as it is.

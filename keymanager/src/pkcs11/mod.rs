@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use ca_core::key::{
-    KeyDescription, KeyError, KeyName, KeyStore, KeyType, SigningKey, StoreDescription,
+    ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, SigningKey, StoreDescription,
 };
 use cryptoki::session::Session;
 
@@ -88,6 +88,7 @@ impl Pkcs11Store {
             place: token.place().to_owned(),
             key_types: token.key_types().to_vec(),
             hardware: token.hardware(),
+            longest_message: usize::MAX,
         };
         let shared = Shared {
             trust_domain,
@@ -143,8 +144,14 @@ impl KeyStore for Pkcs11Store {
         self.run(move |shared, manager| shared.find(manager, &name)).await
     }
 
-    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+    async fn list(&self) -> Result<Vec<KeyName>, KeyError> {
         self.run(Shared::list).await
+    }
+
+    async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError> {
+        check_domain(name, &self.shared.trust_domain)?;
+        let name = name.clone();
+        self.run(move |shared, manager| shared.describe(manager, name)).await
     }
 
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
@@ -158,6 +165,12 @@ impl KeyStore for Pkcs11Store {
             Ok(())
         })
         .await
+    }
+
+    async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError> {
+        let name = key.name().clone();
+        check_domain(&name, &self.shared.trust_domain)?;
+        self.run(move |shared, manager| shared.destroy(manager, &name)).await
     }
 }
 
@@ -208,24 +221,40 @@ impl Shared {
         Ok(Some(key))
     }
 
-    fn list(&self, manager: &mut Manager) -> Result<Vec<KeyDescription>, KeyError> {
-        self.on_session(manager, |session| {
-            let labels = self.token.labels(session)?;
-            let names: BTreeSet<KeyName> = labels
-                .iter()
-                .filter_map(|label| KeyName::parse(label).ok())
-                .filter(|name| name.trust_domain() == self.trust_domain)
-                .filter(|name| !self.retired.contains(name))
-                .collect();
-            let mut keys = Vec::with_capacity(names.len());
-            for name in names {
-                if let Some(pair) = self.token.inspect(session, &name)? {
-                    let algorithm = pair.public_key.kind().usual_algorithm();
-                    keys.push(KeyDescription { name, algorithm, public_key: pair.public_key });
-                }
-            }
-            Ok(keys)
-        })
+    fn list(&self, manager: &mut Manager) -> Result<Vec<KeyName>, KeyError> {
+        let labels = self.on_session(manager, |session| self.token.labels(session))?;
+        let names: BTreeSet<KeyName> = labels
+            .iter()
+            .filter_map(|label| KeyName::parse(label).ok())
+            .filter(|name| name.trust_domain() == self.trust_domain)
+            .filter(|name| !self.retired.contains(name))
+            .collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn describe(
+        &self,
+        manager: &mut Manager,
+        name: KeyName,
+    ) -> Result<Option<KeyDescription>, KeyError> {
+        let pair = self.on_session(manager, |session| self.token.inspect(session, &name))?;
+        let Some(pair) = pair.filter(|_| !self.retired.contains(&name)) else { return Ok(None) };
+        Ok(Some(KeyDescription {
+            name,
+            algorithms: vec![pair.public_key.kind().usual_algorithm()],
+            public_key: pair.public_key,
+            location: format!("object {} in {}", pair.private, self.token.place()),
+            facts: Vec::new(),
+        }))
+    }
+
+    fn destroy(&self, manager: &mut Manager, name: &KeyName) -> Result<String, KeyError> {
+        let found = self.on_session(manager, |session| self.token.inspect(session, name))?;
+        found.ok_or_else(|| KeyError::NotFound(name.clone()))?;
+        self.retired.of(name).set();
+        manager.live.remove(name);
+        self.token.destroy(name)?;
+        Ok(format!("destroyed in {}", self.token.place()))
     }
 
     /// Runs `work` on the managing session; opens another and tries once more if that one was lost.

@@ -79,8 +79,22 @@ fn recipe(key_type: KeyType) -> (Mechanism<'static>, Vec<Attribute>) {
         KeyType::Rsa2048 => (Mechanism::RsaPkcsKeyPairGen, rsa(2048)),
         KeyType::Rsa3072 => (Mechanism::RsaPkcsKeyPairGen, rsa(3072)),
         KeyType::Rsa4096 => (Mechanism::RsaPkcsKeyPairGen, rsa(4096)),
-        KeyType::Ed25519 => (Mechanism::EccEdwardsKeyPairGen, curve(ED25519_NAME)),
+        KeyType::Ed25519 | KeyType::MlDsa44 | KeyType::MlDsa65 => {
+            (Mechanism::EccEdwardsKeyPairGen, curve(ED25519_NAME))
+        }
     }
+}
+
+/// Destroys both halves of a key pair.
+pub(super) fn destroy(session: &Session, name: &KeyName) -> Result<()> {
+    let label = Attribute::Label(name.as_str().as_bytes().to_vec());
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        let template = [Attribute::Class(class), Attribute::Token(true), label.clone()];
+        for handle in session.find_objects(&template)? {
+            session.destroy_object(handle)?;
+        }
+    }
+    Ok(())
 }
 
 /// The labels of all private keys of the token.

@@ -143,6 +143,12 @@ impl Token {
         object::inspect(session, name, &self.place)
     }
 
+    /// Destroys the key pair of that name.
+    pub(super) fn destroy(&self, name: &KeyName) -> Result<(), KeyError> {
+        let session = self.open_session(true).map_err(|fault| fault.key_error(&self.place))?;
+        object::destroy(&session, name).map_err(|error| Fault::from(error).key_error(&self.place))
+    }
+
     /// The labels of all private keys.
     pub(super) fn labels(&self, session: &Session) -> Result<Vec<String>, KeyError> {
         object::labels(session).map_err(|error| Fault::from(error).key_error(&self.place))
@@ -160,9 +166,9 @@ impl Token {
             place: self.place.clone(),
             reason: "the system gives no random bytes for a probe".to_owned(),
         })?;
-        let probe = ToBeSigned::probe(nonce);
         let algorithm = pair.public_key.kind().usual_algorithm();
-        let input = Input::new(algorithm, &probe);
+        let probe = ToBeSigned::probe(nonce, algorithm);
+        let input = Input::new(&probe);
         let signed = key::sign_on(session, pair.private, algorithm, &input);
         let verifies = |signature: &Signature| pair.public_key.verifies(probe.message(), signature);
         match signed.map_err(Fault::from) {
@@ -258,7 +264,7 @@ fn abilities(context: &Pkcs11, slot: Slot) -> Result<(Vec<KeyType>, bool), crypt
         };
     let mut key_types = Vec::new();
     for key_type in KeyType::ALL {
-        let (generator, signature, bits) = mechanisms(key_type);
+        let Some((generator, signature, bits)) = mechanisms(key_type) else { continue };
         if holds(generator, bits)? && holds(signature, bits)? {
             key_types.push(key_type);
         }
@@ -266,9 +272,9 @@ fn abilities(context: &Pkcs11, slot: Slot) -> Result<(Vec<KeyType>, bool), crypt
     Ok((key_types, hardware))
 }
 
-fn mechanisms(key_type: KeyType) -> (MechanismType, MechanismType, Option<usize>) {
+fn mechanisms(key_type: KeyType) -> Option<(MechanismType, MechanismType, Option<usize>)> {
     use MechanismType as Type;
-    match key_type {
+    Some(match key_type {
         KeyType::EcP256 => (Type::ECC_KEY_PAIR_GEN, Type::ECDSA, Some(256)),
         KeyType::EcP384 => (Type::ECC_KEY_PAIR_GEN, Type::ECDSA, Some(384)),
         KeyType::Rsa2048 => (Type::RSA_PKCS_KEY_PAIR_GEN, Type::RSA_PKCS, Some(2048)),
@@ -276,5 +282,6 @@ fn mechanisms(key_type: KeyType) -> (MechanismType, MechanismType, Option<usize>
         KeyType::Rsa4096 => (Type::RSA_PKCS_KEY_PAIR_GEN, Type::RSA_PKCS, Some(4096)),
         // Modules count an Edwards key as 255 or 256 bits, or as 32 bytes.
         KeyType::Ed25519 => (Type::ECC_EDWARDS_KEY_PAIR_GEN, Type::EDDSA, None),
-    }
+        KeyType::MlDsa44 | KeyType::MlDsa65 => return None,
+    })
 }

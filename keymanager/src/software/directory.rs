@@ -121,6 +121,19 @@ impl SealedDirectory {
         self.seal.open(&self.bound(name), &sealed).map(Some)
     }
 
+    /// Removes the file of that name for good, and says so. Its bytes may stay on the disk until it reuses
+    /// them: sealed, as a lost backup would be.
+    pub(super) fn remove(&self, name: &KeyName) -> Result<String, KeyError> {
+        let path = self.path_of(name);
+        match fs::remove_file(&path).and_then(|()| File::open(&self.path)?.sync_all()) {
+            Ok(()) => Ok(format!("removed {}", path.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(KeyError::NotFound(name.clone()))
+            }
+            Err(error) => Err(self.failed("cannot remove the key", error)),
+        }
+    }
+
     /// The names that have a file, in order.
     pub(super) fn names(&self) -> Result<Vec<KeyName>, KeyError> {
         let read = || -> io::Result<Vec<KeyName>> {
@@ -140,11 +153,8 @@ impl SealedDirectory {
     }
 
     /// The directory serves one trust domain, so a file name need not hold it, and stays short.
-    fn path_of(&self, name: &KeyName) -> PathBuf {
-        let mut parts = name.as_str().split('/').skip(2);
-        let authority = parts.next().expect("a key name has four parts");
-        let generation = parts.next().expect("a key name has four parts");
-        self.path.join(format!("{authority}+{generation}{SUFFIX}"))
+    pub(super) fn path_of(&self, name: &KeyName) -> PathBuf {
+        self.path.join(format!("{}+{}{SUFFIX}", name.authority(), name.generation()))
     }
 
     fn name_of(&self, file: &str) -> Option<KeyName> {

@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use ca_core::key::{
-    KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError, Signature,
-    SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
+    ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError,
+    Signature, SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned, Urgency,
 };
 
 pub use seal::SealKey;
@@ -77,6 +78,7 @@ impl SoftwareStore {
             place: place_name,
             key_types: CREATABLE.to_vec(),
             hardware: false,
+            longest_message: usize::MAX,
         };
         let retired = Retirements::default();
         let shared = Shared { trust_domain: trust_domain.to_owned(), place, retired };
@@ -125,8 +127,14 @@ impl KeyStore for SoftwareStore {
         .await
     }
 
-    async fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
+    async fn list(&self) -> Result<Vec<KeyName>, KeyError> {
         self.run(Shared::list).await
+    }
+
+    async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError> {
+        check_domain(name, &self.shared.trust_domain)?;
+        let name = name.clone();
+        self.run(move |shared| shared.describe(name)).await
     }
 
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
@@ -139,10 +147,19 @@ impl KeyStore for SoftwareStore {
         })
         .await
     }
+
+    async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError> {
+        let name = key.name().clone();
+        check_domain(&name, &self.shared.trust_domain)?;
+        self.run(move |shared| shared.destroy(&name)).await
+    }
 }
 
 impl Shared {
     fn create(&self, name: &KeyName, key_type: KeyType) -> Result<Arc<dyn SigningKey>, KeyError> {
+        if self.retired.contains(name) {
+            return Err(KeyError::Exists(name.clone()));
+        }
         match &self.place {
             Place::Memory(keys) => {
                 let pair = Arc::new(Pair::generate(name, key_type)?.1);
@@ -176,21 +193,45 @@ impl Shared {
         }
     }
 
-    fn list(&self) -> Result<Vec<KeyDescription>, KeyError> {
-        let names = match &self.place {
+    fn list(&self) -> Result<Vec<KeyName>, KeyError> {
+        let names: Vec<KeyName> = match &self.place {
             Place::Memory(keys) => {
                 keys.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
             }
             Place::Directory(directory) => directory.names()?,
         };
-        let mut keys = Vec::with_capacity(names.len());
-        for name in names.into_iter().filter(|name| !self.retired.contains(name)) {
-            if let Some(pair) = self.load(&name)? {
-                let (algorithm, public_key) = (pair.algorithm(), pair.public_key().clone());
-                keys.push(KeyDescription { name, algorithm, public_key });
+        Ok(names.into_iter().filter(|name| !self.retired.contains(name)).collect())
+    }
+
+    fn describe(&self, name: KeyName) -> Result<Option<KeyDescription>, KeyError> {
+        let pair = self.load(&name)?.filter(|_| !self.retired.contains(&name));
+        let Some(pair) = pair else { return Ok(None) };
+        let location = match &self.place {
+            Place::Memory(_) => "memory of this process".to_owned(),
+            Place::Directory(directory) => directory.path_of(&name).display().to_string(),
+        };
+        Ok(Some(KeyDescription {
+            name,
+            algorithms: pair.algorithms().to_vec(),
+            public_key: pair.public_key().clone(),
+            location,
+            facts: Vec::new(),
+        }))
+    }
+
+    fn destroy(&self, name: &KeyName) -> Result<String, KeyError> {
+        let gone = match &self.place {
+            Place::Memory(keys) => {
+                let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+                let pair = keys.remove(name).ok_or_else(|| KeyError::NotFound(name.clone()))?;
+                drop(pair);
+                "wiped from memory".to_owned()
             }
-        }
-        Ok(keys)
+            Place::Directory(directory) => directory.remove(name)?,
+        };
+        // Handles given out still hold the pair: they must not use it.
+        self.retired.of(name).set();
+        Ok(gone)
     }
 
     fn key(&self, name: KeyName, pair: Arc<Pair>) -> Arc<dyn SigningKey> {
@@ -214,16 +255,24 @@ impl fmt::Debug for SoftwareKey {
 
 #[async_trait]
 impl SigningKey for SoftwareKey {
-    async fn sign(&self, message: ToBeSigned) -> Result<Signature, SignError> {
+    async fn sign(&self, message: ToBeSigned, urgency: Urgency) -> Result<Signature, SignError> {
         self.retired.check(&self.name)?;
-        self.pair.sign(&self.name, message.message())
+        if Instant::now() >= urgency.deadline {
+            return Err(late(&self.name));
+        }
+        self.pair.sign(&self.name, &message)
     }
 
-    fn algorithm(&self) -> SignatureAlgorithm {
-        self.pair.algorithm()
+    fn algorithms(&self) -> &[SignatureAlgorithm] {
+        self.pair.algorithms()
     }
 
     fn public_key(&self) -> &PublicKey {
         self.pair.public_key()
     }
+}
+
+fn late(name: &KeyName) -> SignError {
+    let reason = "its deadline had passed when it was asked".to_owned();
+    SignError::Late { key: name.to_string(), reason }
 }

@@ -12,14 +12,17 @@ use ca_core::key::{
 use provider::rand::{SecureRandom, SystemRandom};
 use provider::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
-    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
 };
+#[cfg(not(feature = "ring"))]
+use provider::signature::{ML_DSA_44_SIGNING, ML_DSA_65_SIGNING, PqdsaKeyPair};
 use zeroize::Zeroizing;
 
 /// The kinds of key that [`Pair::generate`] makes.
 #[cfg(not(feature = "ring"))]
 pub(super) const CREATABLE: &[KeyType] = &KeyType::ALL;
-/// The kinds of key that [`Pair::generate`] makes: ring signs with RSA keys and makes none.
+/// The kinds of key that [`Pair::generate`] makes: ring signs with RSA keys and makes none, and has no
+/// ML-DSA.
 #[cfg(feature = "ring")]
 pub(super) const CREATABLE: &[KeyType] = &[KeyType::EcP256, KeyType::EcP384, KeyType::Ed25519];
 
@@ -27,7 +30,6 @@ pub(super) const CREATABLE: &[KeyType] = &[KeyType::EcP256, KeyType::EcP384, Key
 pub(super) struct Pair {
     private: Private,
     random: SystemRandom,
-    algorithm: SignatureAlgorithm,
     public_key: PublicKey,
 }
 
@@ -36,30 +38,50 @@ enum Private {
     Ecdsa(EcdsaKeyPair),
     Rsa(RsaKeyPair),
     Ed25519(Ed25519KeyPair),
+    #[cfg(not(feature = "ring"))]
+    MlDsa(Box<PqdsaKeyPair>),
 }
 
 impl Pair {
-    /// The signature over `message`, hashed as the algorithm says.
-    pub(super) fn sign(&self, name: &KeyName, message: &[u8]) -> Result<Signature, SignError> {
+    /// The signature over a message, by the algorithm that it names and hashed as that says.
+    pub(super) fn sign(
+        &self,
+        name: &KeyName,
+        message: &ToBeSigned,
+    ) -> Result<Signature, SignError> {
+        let algorithm = message.algorithm();
+        if !self.algorithms().contains(&algorithm) {
+            return Err(cannot(name, algorithm));
+        }
+        let bytes = message.message();
         let signature = match &self.private {
             Private::Ecdsa(pair) => {
-                let der = pair.sign(&self.random, message).map_err(|_| refused(name))?;
-                Signature::from_ecdsa_der(self.algorithm, der.as_ref())
+                let der = pair.sign(&self.random, bytes).map_err(|_| failed(name))?;
+                Signature::from_x509(algorithm, der.as_ref())
             }
-            Private::Ed25519(pair) => Signature::from_ed25519(pair.sign(message).as_ref()),
+            Private::Ed25519(pair) => Signature::from_fixed(algorithm, pair.sign(bytes).as_ref()),
             Private::Rsa(pair) => {
+                let padding = match algorithm {
+                    SignatureAlgorithm::RsaPssSha256 => RSA_PSS,
+                    _ => &RSA_PKCS1_SHA256,
+                };
                 let mut buffer = [0; 512];
                 let signature = &mut buffer[..modulus_length(pair)];
-                pair.sign(&RSA_PKCS1_SHA256, &self.random, message, signature)
-                    .map_err(|_| refused(name))?;
-                Signature::from_rsa(signature)
+                pair.sign(padding, &self.random, bytes, signature).map_err(|_| failed(name))?;
+                Signature::from_fixed(algorithm, signature)
+            }
+            #[cfg(not(feature = "ring"))]
+            Private::MlDsa(pair) => {
+                let mut signature = vec![0; pair.algorithm().signature_len()];
+                let length = pair.sign(bytes, &mut signature).map_err(|_| failed(name))?;
+                Signature::from_fixed(algorithm, &signature[..length])
             }
         };
         signature.map_err(|source| SignError::Malformed { key: name.to_string(), source })
     }
 
-    pub(super) fn algorithm(&self) -> SignatureAlgorithm {
-        self.algorithm
+    pub(super) fn algorithms(&self) -> &'static [SignatureAlgorithm] {
+        self.public_key.kind().algorithms()
     }
 
     pub(super) fn public_key(&self) -> &PublicKey {
@@ -94,8 +116,7 @@ impl Pair {
         if public_key.kind() != key_type.kind() {
             return Err(broken(format!("it is {} and not {key_type}", public_key.kind())));
         }
-        let algorithm = key_type.signature_algorithm();
-        let pair = Self { private, random: SystemRandom::new(), algorithm, public_key };
+        let pair = Self { private, random: SystemRandom::new(), public_key };
         pair.prove(name).map_err(|reason| broken(reason.to_owned()))?;
         Ok(pair)
     }
@@ -104,8 +125,8 @@ impl Pair {
     fn prove(&self, name: &KeyName) -> Result<(), &'static str> {
         let mut nonce = [0; 32];
         self.random.fill(&mut nonce).map_err(|_| "the system gives no random bytes")?;
-        let probe = ToBeSigned::probe(nonce);
-        match self.sign(name, probe.message()) {
+        let probe = ToBeSigned::probe(nonce, self.public_key.kind().usual_algorithm());
+        match self.sign(name, &probe) {
             Ok(signature) if self.public_key.verifies(probe.message(), &signature) => Ok(()),
             _ => Err("what it signs does not verify with its public half"),
         }
@@ -121,6 +142,12 @@ impl Private {
                 RsaKeyPair::from_pkcs8(pkcs8).ok().map(Self::Rsa)
             }
             KeyType::Ed25519 => Ed25519KeyPair::from_pkcs8(pkcs8).ok().map(Self::Ed25519),
+            #[cfg(not(feature = "ring"))]
+            KeyType::MlDsa44 => ml_dsa(&ML_DSA_44_SIGNING, pkcs8),
+            #[cfg(not(feature = "ring"))]
+            KeyType::MlDsa65 => ml_dsa(&ML_DSA_65_SIGNING, pkcs8),
+            #[cfg(feature = "ring")]
+            KeyType::MlDsa44 | KeyType::MlDsa65 => None,
         }
     }
 
@@ -137,13 +164,36 @@ impl Private {
                 let modulus = numbers.unsigned("RSA modulus").ok()?;
                 PublicKey::from_rsa(modulus, numbers.unsigned("RSA exponent").ok()?).ok()
             }
+            #[cfg(not(feature = "ring"))]
+            Self::MlDsa(pair) => PublicKey::from_ml_dsa(pair.public_key().as_ref()).ok(),
         }
     }
 }
 
-fn refused(name: &KeyName) -> SignError {
+fn failed(name: &KeyName) -> SignError {
     let reason = "the cryptography library failed to sign".to_owned();
     SignError::Unavailable { key: name.to_string(), reason }
+}
+
+/// The refusal of an algorithm that is not the key's.
+fn cannot(name: &KeyName, algorithm: SignatureAlgorithm) -> SignError {
+    let reason = format!("it does not sign by {algorithm}; use a key of another type");
+    SignError::Refused { key: name.to_string(), reason }
+}
+
+/// The libraries have it by different types.
+#[cfg(not(feature = "ring"))]
+const RSA_PSS: &provider::signature::RsaSignatureEncoding = &RSA_PSS_SHA256;
+#[cfg(feature = "ring")]
+const RSA_PSS: &dyn provider::signature::RsaEncoding = &RSA_PSS_SHA256;
+
+#[cfg(not(feature = "ring"))]
+fn ml_dsa(
+    algorithm: &'static provider::signature::PqdsaSigningAlgorithm,
+    pkcs8: &[u8],
+) -> Option<Private> {
+    let pair = PqdsaKeyPair::from_pkcs8(algorithm, pkcs8).ok()?;
+    Some(Private::MlDsa(Box::new(pair)))
 }
 
 #[cfg(not(feature = "ring"))]
@@ -173,6 +223,12 @@ fn generate_pkcs8(key_type: KeyType) -> Option<Zeroizing<Vec<u8>>> {
         KeyType::EcP384 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random),
         KeyType::Ed25519 => Ed25519KeyPair::generate_pkcs8(&random),
         KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => return generate_rsa(key_type),
+        #[cfg(not(feature = "ring"))]
+        KeyType::MlDsa44 => return generate_ml_dsa(&ML_DSA_44_SIGNING),
+        #[cfg(not(feature = "ring"))]
+        KeyType::MlDsa65 => return generate_ml_dsa(&ML_DSA_65_SIGNING),
+        #[cfg(feature = "ring")]
+        KeyType::MlDsa44 | KeyType::MlDsa65 => return None,
     };
     document.ok().map(|document| Zeroizing::new(document.as_ref().to_vec()))
 }
@@ -188,6 +244,15 @@ fn generate_rsa(key_type: KeyType) -> Option<Zeroizing<Vec<u8>>> {
     };
     let pair = RsaKeyPair::generate(size).ok()?;
     let document: Pkcs8V1Der<'_> = pair.as_der().ok()?;
+    Some(Zeroizing::new(document.as_ref().to_vec()))
+}
+
+#[cfg(not(feature = "ring"))]
+fn generate_ml_dsa(
+    algorithm: &'static provider::signature::PqdsaSigningAlgorithm,
+) -> Option<Zeroizing<Vec<u8>>> {
+    // `Document` wipes itself.
+    let document = PqdsaKeyPair::generate(algorithm).ok()?.to_pkcs8v1().ok()?;
     Some(Zeroizing::new(document.as_ref().to_vec()))
 }
 
@@ -222,8 +287,15 @@ mod tests {
             KeyType::Rsa2048 => return rsa(KeySize::Rsa2048),
             KeyType::Rsa3072 => return rsa(KeySize::Rsa3072),
             KeyType::Rsa4096 => return rsa(KeySize::Rsa4096),
+            KeyType::MlDsa44 => return ml_dsa(&aws_lc::ML_DSA_44_SIGNING),
+            KeyType::MlDsa65 => return ml_dsa(&aws_lc::ML_DSA_65_SIGNING),
         };
         document.as_ref().to_vec()
+    }
+
+    fn ml_dsa(algorithm: &'static aws_lc::PqdsaSigningAlgorithm) -> Vec<u8> {
+        let pair = aws_lc::PqdsaKeyPair::generate(algorithm).unwrap();
+        pair.to_pkcs8v1().unwrap().as_ref().to_vec()
     }
 
     fn rsa(size: KeySize) -> Vec<u8> {
@@ -235,9 +307,17 @@ mod tests {
     #[test]
     fn keys_of_every_kind_sign_whichever_library_made_them() {
         for key_type in KeyType::ALL {
-            let pair = Pair::from_pkcs8(&name(), key_type, &made_by_aws_lc(key_type)).unwrap();
-            let signature = pair.sign(&name(), b"message").unwrap();
-            assert!(pair.public_key().verifies(b"message", &signature), "{key_type}");
+            let read = Pair::from_pkcs8(&name(), key_type, &made_by_aws_lc(key_type));
+            if cfg!(feature = "ring") && matches!(key_type, KeyType::MlDsa44 | KeyType::MlDsa65) {
+                assert!(matches!(read, Err(KeyError::Unsafe { .. })), "ring has no ML-DSA");
+                continue;
+            }
+            let pair = read.unwrap();
+            for &algorithm in pair.algorithms() {
+                let probe = ToBeSigned::probe([7; 32], algorithm);
+                let signature = pair.sign(&name(), &probe).unwrap();
+                assert!(pair.public_key().verifies(probe.message(), &signature), "{algorithm}");
+            }
         }
     }
 

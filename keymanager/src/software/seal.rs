@@ -278,9 +278,18 @@ mod tests {
     #[test]
     fn the_codes_of_the_format_are_fixed() {
         let codes = KeyType::ALL.map(|kind| (header(kind)[9], kind.name()));
-        let expected = ["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"];
+        let expected = [
+            "ec-p256",
+            "ec-p384",
+            "rsa-2048",
+            "rsa-3072",
+            "rsa-4096",
+            "ed25519",
+            "ml-dsa-44",
+            "ml-dsa-65",
+        ];
         assert_eq!(codes.map(|(_, name)| name), expected);
-        assert_eq!(codes.map(|(code, _)| code), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(codes.map(|(code, _)| code), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(&header(KeyType::Ed25519), b"mintseal\x01\x06");
     }
 

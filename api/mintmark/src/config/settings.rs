@@ -8,7 +8,7 @@ use std::time::Duration;
 use ca_core::authority::{AuthoritySettings, CaSubject};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
-use ca_core::key::KeyType;
+use ca_core::key::{KeyType, RsaScheme};
 use ca_core::name::{Attribute, Name};
 use ca_core::token::TokenSettings;
 use keymanager::SecretSource;
@@ -149,6 +149,7 @@ pub fn default_authorities(trust_domain: TrustDomain) -> AuthoritySettings {
         trust_domain,
         ca_key_type: KeyType::EcP256,
         jwt_key_type: KeyType::EcP256,
+        rsa_scheme: RsaScheme::Pkcs1,
         ca_ttl: 365 * 24 * HOUR,
         ca_subject: CaSubject {
             country: Vec::new(),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject};
@@ -12,7 +12,7 @@ use ca_core::bundle::Bundle;
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
-use ca_core::key::{KeyStore, KeyType};
+use ca_core::key::{KeyStore, KeyType, Priority, RsaScheme, Urgency};
 use ca_core::log::{IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
@@ -112,6 +112,7 @@ async fn authorities() -> Authorities {
         trust_domain: TrustDomain::parse(TRUST_DOMAIN).expect("a name"),
         ca_key_type: KeyType::EcP256,
         jwt_key_type: KeyType::EcP256,
+        rsa_scheme: RsaScheme::Pkcs1,
         ca_ttl: Duration::from_secs(86_400),
         ca_subject: CaSubject::default(),
         lifetimes: Lifetimes::default(),
@@ -119,7 +120,7 @@ async fn authorities() -> Authorities {
         refresh_hint: Duration::from_secs(300),
     };
     let store = Embedded::in_memory().expect("a store in memory");
-    authority::establish(&settings, &store, &keys(), &RandomSerials::new(), now())
+    authority::establish(&settings, &store, &keys(), &RandomSerials::new(), now(), urgency())
         .await
         .expect("fresh authorities")
 }
@@ -163,4 +164,8 @@ impl io::Write for SharedLog {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn urgency() -> Urgency {
+    Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
 }
