@@ -7,11 +7,14 @@
 //! Signing never does: a software key signs where it is called, a token's key on its own threads.
 
 mod blocking;
+pub mod metrics;
 pub mod pkcs11;
 mod retirement;
 pub mod secret;
 pub mod software;
+mod verification;
 
 pub use pkcs11::Pkcs11Store;
 pub use secret::SecretSource;
 pub use software::{SealKey, SoftwareStore};
+pub use verification::{Oversight, Verification};

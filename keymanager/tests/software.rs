@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ca_core::key::{KeyError, KeyName, KeyStore, KeyType, Priority, ToBeSigned, Urgency, contract};
-use keymanager::{SealKey, SecretSource, SoftwareStore};
+use keymanager::metrics::StoreMetrics;
+use keymanager::{Oversight, SealKey, SecretSource, SoftwareStore, Verification};
 use tempfile::TempDir;
 
 const DOMAIN: &str = "software.test";
@@ -36,7 +37,7 @@ impl Sealed {
     }
 
     async fn open(&self, trust_domain: &str) -> Result<SoftwareStore, KeyError> {
-        SoftwareStore::open(self.keys(), self.seal().await, trust_domain).await
+        SoftwareStore::open(self.keys(), self.seal().await, trust_domain, oversight()).await
     }
 }
 
@@ -129,7 +130,8 @@ async fn an_open_directory_or_an_impossible_one_is_refused() {
     assert!(error.to_string().contains("chmod 700"), "{error}");
 
     for path in [home.seal_file(), home.seal_file().join("keys")] {
-        let error = SoftwareStore::open(path, home.seal().await, DOMAIN).await.unwrap_err();
+        let error =
+            SoftwareStore::open(path, home.seal().await, DOMAIN, oversight()).await.unwrap_err();
         assert!(matches!(error, KeyError::Setup { .. }), "{error}");
     }
 }
@@ -190,4 +192,8 @@ async fn a_seal_key_that_cannot_be_written_leaves_nothing_in_the_way_of_the_next
     assert!(!path.exists());
     SealKey::create_file(&path).await.unwrap();
     SealKey::read(&SecretSource::File(path)).await.unwrap();
+}
+
+fn oversight() -> Oversight {
+    Oversight { verification: Verification::INSIDE, metrics: StoreMetrics::default() }
 }

@@ -16,7 +16,8 @@ use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, Urgency};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
-use keymanager::{Pkcs11Store, SealKey, SoftwareStore, pkcs11};
+use keymanager::metrics::StoreMetrics;
+use keymanager::{Oversight, Pkcs11Store, SealKey, SoftwareStore, Verification, pkcs11};
 use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -140,7 +141,9 @@ async fn open_keys(settings: &Settings) -> Result<Arc<dyn KeyStore>, ServerError
         KeySettings::Software(software) => {
             let seal = SealKey::read(&software.seal_key).await?;
             let directory = software.dir.clone();
-            Arc::new(SoftwareStore::open(directory, seal, trust_domain).await?)
+            let oversight =
+                Oversight { verification: Verification::INSIDE, metrics: StoreMetrics::default() };
+            Arc::new(SoftwareStore::open(directory, seal, trust_domain, oversight).await?)
         }
         KeySettings::Pkcs11(token) => {
             let settings = pkcs11::Settings {

@@ -22,7 +22,9 @@ use ca_core::key::{
 pub use seal::SealKey;
 
 use crate::blocking;
+use crate::metrics::{KeyMetrics, StoreMetrics};
 use crate::retirement::{Retired, Retirements, check_domain};
+use crate::verification::{self, Oversight, Verification, Verifiers};
 use directory::SealedDirectory;
 use pair::{CREATABLE, Pair};
 
@@ -37,6 +39,7 @@ struct Shared {
     trust_domain: String,
     place: Place,
     retired: Retirements,
+    oversight: Oversight,
 }
 
 enum Place {
@@ -54,12 +57,14 @@ impl SoftwareStore {
         directory: PathBuf,
         seal: SealKey,
         trust_domain: &str,
+        oversight: Oversight,
     ) -> Result<Self, KeyError> {
         let shown = directory.display().to_string();
         let domain = trust_domain.to_owned();
         let opened =
             blocking::run(&shown, move || SealedDirectory::open(directory, seal, domain)).await?;
-        Ok(Self::new(opened.place().to_owned(), trust_domain, Place::Directory(opened)))
+        let place = opened.place().to_owned();
+        Ok(Self::new(place, trust_domain, Place::Directory(opened), oversight))
     }
 
     /// Keys that end with this process: for tests, benches and issuing keys of hours.
@@ -69,10 +74,11 @@ impl SoftwareStore {
             "memory of this process".to_owned(),
             trust_domain,
             Place::Memory(Mutex::default()),
+            Oversight { verification: Verification::INSIDE, metrics: StoreMetrics::default() },
         )
     }
 
-    fn new(place_name: String, trust_domain: &str, place: Place) -> Self {
+    fn new(place_name: String, trust_domain: &str, place: Place, oversight: Oversight) -> Self {
         let description = StoreDescription {
             kind: "software",
             place: place_name,
@@ -81,7 +87,8 @@ impl SoftwareStore {
             longest_message: usize::MAX,
         };
         let retired = Retirements::default();
-        let shared = Shared { trust_domain: trust_domain.to_owned(), place, retired };
+        let trust_domain = trust_domain.to_owned();
+        let shared = Shared { trust_domain, place, retired, oversight };
         Self { description, shared: Arc::new(shared) }
     }
 
@@ -121,7 +128,7 @@ impl KeyStore for SoftwareStore {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
         self.run(move |shared| match shared.load(&name)? {
-            Some(pair) if !shared.retired.contains(&name) => Ok(Some(shared.key(name, pair))),
+            Some(pair) if !shared.retired.contains(&name) => shared.key(name, pair).map(Some),
             _ => Ok(None),
         })
         .await
@@ -168,7 +175,7 @@ impl Shared {
                     return Err(KeyError::Exists(name.clone()));
                 }
                 keys.insert(name.clone(), Arc::clone(&pair));
-                Ok(self.key(name.clone(), pair))
+                self.key(name.clone(), pair)
             }
             Place::Directory(directory) => {
                 directory.check_vacant(name)?;
@@ -176,7 +183,7 @@ impl Shared {
                 directory.write_new(name, key_type, &pkcs8)?;
                 // Read back from the disk: the key that is used is the key that will be found.
                 let pair = self.load(name)?.ok_or_else(|| KeyError::NotFound(name.clone()))?;
-                Ok(self.key(name.clone(), pair))
+                self.key(name.clone(), pair)
             }
         }
     }
@@ -234,8 +241,11 @@ impl Shared {
         Ok(gone)
     }
 
-    fn key(&self, name: KeyName, pair: Arc<Pair>) -> Arc<dyn SigningKey> {
-        Arc::new(SoftwareKey { retired: self.retired.of(&name), name, pair })
+    fn key(&self, name: KeyName, pair: Arc<Pair>) -> Result<Arc<dyn SigningKey>, KeyError> {
+        let verifiers = Verifiers::new(pair.public_key(), self.oversight.verification)
+            .map_err(|error| KeyError::Unsafe { name: name.clone(), reason: error.to_string() })?;
+        let (retired, metrics) = (self.retired.of(&name), self.oversight.metrics.key(&name));
+        Ok(Arc::new(SoftwareKey { name, pair, retired, verifiers, metrics }))
     }
 }
 
@@ -245,6 +255,33 @@ struct SoftwareKey {
     name: KeyName,
     pair: Arc<Pair>,
     retired: Retired,
+    verifiers: Verifiers,
+    metrics: KeyMetrics,
+}
+
+impl SoftwareKey {
+    fn sign_verified(
+        &self,
+        message: &ToBeSigned,
+        urgency: Urgency,
+    ) -> Result<Signature, SignError> {
+        self.retired.check(&self.name)?;
+        if Instant::now() >= urgency.deadline {
+            return Err(late(&self.name));
+        }
+        let signature = self.pair.sign(&self.name, message)?;
+        if self.verifiers.accepts(message, &signature) {
+            return Ok(signature);
+        }
+        self.metrics.wrong();
+        verification::alarm(&self.name, "memory of this process");
+        let second = self.pair.sign(&self.name, message)?;
+        if self.pair.public_key().verifies(message.message(), &second) {
+            return Ok(second);
+        }
+        self.metrics.wrong();
+        Err(verification::wrong(&self.name))
+    }
 }
 
 impl fmt::Debug for SoftwareKey {
@@ -256,11 +293,9 @@ impl fmt::Debug for SoftwareKey {
 #[async_trait]
 impl SigningKey for SoftwareKey {
     async fn sign(&self, message: ToBeSigned, urgency: Urgency) -> Result<Signature, SignError> {
-        self.retired.check(&self.name)?;
-        if Instant::now() >= urgency.deadline {
-            return Err(late(&self.name));
-        }
-        self.pair.sign(&self.name, &message)
+        let answer = self.sign_verified(&message, urgency);
+        self.metrics.answered(&answer);
+        answer
     }
 
     fn algorithms(&self) -> &[SignatureAlgorithm] {
