@@ -9,8 +9,8 @@ use super::{Faults, Latency, Operation, Quota};
 pub struct Knobs {
     /// How long every answer takes, refusals included.
     pub latency: Latency,
-    /// How many cryptographic requests (`Sign`, `GetPublicKey` excluded) are let through; `None` lets
-    /// all through. Over it: HTTP 400 `ThrottlingException`.
+    /// How many cryptographic requests, which is `Sign` here, are let through; `None` lets all through.
+    /// Over it: HTTP 400 `ThrottlingException`.
     pub quota: Option<Quota>,
     /// How often requests that passed authentication and quota fail, and in which way.
     pub faults: Faults,
@@ -19,7 +19,7 @@ pub struct Knobs {
     /// How far the service's clock is ahead of this machine's, in seconds (negative: behind). Past five
     /// minutes either way SigV4 refuses a client that goes by this machine's clock.
     pub clock_ahead: i64,
-    /// Where the randomness of latency and faults starts; the same seed gives the same sequence of
-    /// draws. Read when it changes.
+    /// Where the randomness of latency and faults starts, read when it changes. The same seed gives the
+    /// same sequence of draws; which request meets which depends on the order of their arrival.
     pub seed: u64,
 }

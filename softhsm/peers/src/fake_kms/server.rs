@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::account::{Account, State, Usage};
 use super::authentication::Authority;
@@ -36,6 +36,9 @@ use super::{
 
 /// The largest request that is read, in bytes.
 const LARGEST_REQUEST: usize = 128 * 1024;
+
+/// How many connections are open at a time; more wait to be accepted.
+const MOST_CONNECTIONS: usize = 4096;
 
 /// Serves on a thread of its own until `stopped` resolves.
 pub(super) fn spawn(
@@ -62,7 +65,9 @@ pub(super) fn spawn(
 }
 
 async fn accept(listener: &tokio::net::TcpListener, service: &Arc<Service>) -> Infallible {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        let place = Arc::clone(&places).acquire_owned().await;
         let Ok((connection, _)) = listener.accept().await else {
             // Out of descriptors; some come back when clients leave.
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -78,6 +83,7 @@ async fn accept(listener: &tokio::net::TcpListener, service: &Arc<Service>) -> I
                 .serve_connection(TokioIo::new(connection), answer);
             // What fails here is the client's leaving, or a fault that was asked for.
             let _ = connection.await;
+            drop(place);
         });
     }
 }
