@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
@@ -70,7 +70,7 @@ pub(super) struct Authority {
 #[derive(Clone)]
 struct Issued {
     credentials: Credentials,
-    expires: Option<std::time::Instant>,
+    expires: Option<Instant>,
 }
 
 impl Authority {
@@ -82,7 +82,7 @@ impl Authority {
     /// New credentials with a token, good for `lifetime`.
     pub(super) fn temporary(&self, lifetime: Duration) -> Result<Credentials, FakeKmsError> {
         let token = BASE64_STANDARD.encode(random::<96>()?);
-        let expires = std::time::Instant::now().checked_add(lifetime);
+        let expires = Instant::now().checked_add(lifetime);
         self.issue("ASIA", Some(token), expires)
     }
 
@@ -90,7 +90,7 @@ impl Authority {
         &self,
         prefix: &str,
         session_token: Option<String>,
-        expires: Option<std::time::Instant>,
+        expires: Option<Instant>,
     ) -> Result<Credentials, FakeKmsError> {
         let credentials = Credentials {
             access_key_id: format!("{prefix}{}", hex(&random::<8>()?).to_uppercase()),
@@ -122,12 +122,12 @@ impl Authority {
     /// The secret of the access key that a request names.
     fn secret(&self, claim: &Claim<'_>, token: Option<&str>) -> Result<String, Exception> {
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        let unrecognized = |issued: &&Issued| issued.credentials.session_token.as_deref() == token;
-        let Some(issued) = issued.get(claim.access_key_id).filter(unrecognized) else {
+        let token_fits = |issued: &&Issued| issued.credentials.session_token.as_deref() == token;
+        let Some(issued) = issued.get(claim.access_key_id).filter(token_fits) else {
             let message = "The security token included in the request is invalid.";
             return Err(Exception::new("UnrecognizedClientException", message));
         };
-        if issued.expires.is_some_and(|expires| expires <= std::time::Instant::now()) {
+        if issued.expires.is_some_and(|expires| expires <= Instant::now()) {
             let message = "The security token included in the request is expired";
             return Err(Exception::new("ExpiredTokenException", message));
         }
@@ -325,6 +325,15 @@ fn format_date(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_secret_half_is_not_in_debug() {
+        let credentials = Authority::default().temporary(Duration::from_secs(1)).unwrap();
+        let shown = format!("{credentials:?}");
+        assert!(shown.contains(credentials.access_key_id()));
+        assert!(!shown.contains(credentials.secret_access_key()));
+        assert!(!shown.contains(credentials.session_token().unwrap()));
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

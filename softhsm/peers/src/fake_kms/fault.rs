@@ -64,8 +64,8 @@ impl Fault {
 pub struct Faults([f64; Fault::ALL.len()]);
 
 impl Faults {
-    /// Sets the probability of a fault, 0 to 1; the probabilities of all faults together are at most 1,
-    /// and what is above goes to the first in the order of [`Fault::ALL`]. A fault that an operation
+    /// Sets the probability of a fault, 0 to 1. Together they are at most 1: beyond that, the last ones
+    /// in the order of [`Fault::ALL`] come less often than they are set. A fault that an operation
     /// cannot show leaves the answer as it is.
     pub fn set(&mut self, fault: Fault, probability: f64) {
         self.0[fault as usize] = probability;

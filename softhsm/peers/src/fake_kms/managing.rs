@@ -76,8 +76,8 @@ fn usage(spec: KeySpec, name: Option<&str>) -> Result<Usage, Exception> {
     use KeySpec as S;
     let usage = match (name, spec) {
         (Some("SIGN_VERIFY"), _) => Some(Usage::SignVerify),
-        (Some("ENCRYPT_DECRYPT") | None, S::Rsa2048 | S::Rsa3072 | S::Rsa4096) => {
-            name.map(|_| Usage::EncryptDecrypt)
+        (Some("ENCRYPT_DECRYPT"), S::Rsa2048 | S::Rsa3072 | S::Rsa4096) => {
+            Some(Usage::EncryptDecrypt)
         }
         (Some("KEY_AGREEMENT"), S::EccNistP256 | S::EccNistP384) => Some(Usage::KeyAgreement),
         _ => None,
