@@ -21,6 +21,7 @@ mod operation;
 mod quota;
 mod request;
 mod server;
+mod service;
 mod signing;
 mod tags;
 
@@ -40,7 +41,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use server::Service;
+use service::Service;
 
 /// The one region that the stand-in has; a client has to sign for it.
 pub const REGION: &str = "eu-central-1";
