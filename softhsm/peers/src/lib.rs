@@ -1,0 +1,8 @@
+//! Stand-ins and second opinions for tests and benches. Never part of the product.
+//!
+//! What is real is run as it is, on this machine and for one test alone: [`kryoptic`], a PKCS#11 module
+//! that shares no line with SoftHSM, and [`openbao`], a server with a transit engine. `.ci/install`
+//! brings both, `.ci/env` says where they are.
+
+pub mod kryoptic;
+pub mod openbao;
