@@ -29,6 +29,7 @@ const SLOTS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Token {
     module: PathBuf,
+    configuration: PathBuf,
     label: String,
     serial: String,
     pin_file: PathBuf,
@@ -78,6 +79,13 @@ impl Token {
         &self.module
     }
 
+    /// A configuration with this token alone, for other programs' `KRYOPTIC_CONF`: the library refuses
+    /// to be initialised while any of its tokens is half made, as those of tests beside this one may be.
+    #[must_use]
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
     /// Its label.
     #[must_use]
     pub fn label(&self) -> &str {
@@ -104,12 +112,16 @@ fn make() -> Result<Token, KryopticError> {
     let module = module()?;
     let context = context(&module)?;
     let number = *taken;
-    let slot = *context.get_slots_with_token()?.get(number).ok_or(KryopticError::NoSlot)?;
+    let slots = context.get_slots_with_token()?;
+    let own = slots.into_iter().find(|slot| slot.id() == number as u64);
+    let slot = own.ok_or(KryopticError::NoSlot)?;
     *taken += 1;
     let label = format!("kryoptic test {number}");
     let pin_file = directory().join(format!("pin-{number}"));
+    let configuration = directory().join(format!("token-{number}.toml"));
     let (pin, officer) = (random_pin()?, random_pin()?);
     write_new(&pin_file, pin.as_bytes())?;
+    write_new(&configuration, slot_of(number).as_bytes())?;
     // The officer's PIN is forgotten: a throw-away token has no officer.
     let officer = AuthPin::from(officer.as_str());
     context.init_token(slot, &officer, &label)?;
@@ -117,7 +129,7 @@ fn make() -> Result<Token, KryopticError> {
     session.login(UserType::So, Some(&officer))?;
     session.init_pin(&AuthPin::from(pin.as_str()))?;
     let serial = context.get_token_info(slot)?.serial_number().trim_end().to_owned();
-    Ok(Token { module, label, serial, pin_file })
+    Ok(Token { module, configuration, label, serial, pin_file })
 }
 
 fn module() -> Result<PathBuf, KryopticError> {
@@ -175,21 +187,22 @@ pub extern "C" fn after_main() {
 fn configure() -> Result<(), KryopticError> {
     let directory = directory();
     DirBuilder::new().mode(0o700).create(&directory).map_err(at(&directory))?;
-    let mut content = String::new();
-    for slot in 0..SLOTS {
-        let database = directory.join(format!("token-{slot}.sql"));
-        let database = database.display();
-        writeln!(content, "[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = '{database}'")
-            .expect("a string takes what is written to it");
-    }
     let path = directory.join("kryoptic.toml");
-    write_new(&path, content.as_bytes())?;
+    let slots: String = (0..SLOTS).map(slot_of).collect();
+    write_new(&path, slots.as_bytes())?;
     let threads = std::fs::read_dir("/proc/self/task").map_err(at(Path::new("/proc/self/task")))?;
     assert_eq!(threads.count(), 1, "the environment is set before the first thread starts");
     // SAFETY: this is the process's only thread, as was just counted, and it starts no other in
     // between, so nothing reads the environment while it changes.
     unsafe { std::env::set_var("KRYOPTIC_CONF", path) };
     Ok(())
+}
+
+/// A slot and its database, as the configuration names them.
+fn slot_of(number: usize) -> String {
+    let database = directory().join(format!("token-{number}.sql"));
+    let database = database.display();
+    format!("[[slots]]\nslot = {number}\ndbtype = \"sqlite\"\ndbargs = '{database}'\n")
 }
 
 /// One per process.
