@@ -146,6 +146,7 @@ async fn a_key_that_breaks_a_promise_is_refused() {
         (3, Attribute::Sign(false), "not allowed to sign"),
         (4, Attribute::Derive(true), "may do more than sign"),
         (5, Attribute::Id(vec![2]), "different ids"),
+        (6, Attribute::AlwaysAuthenticate(true), "wants the PIN for every signature"),
     ] {
         let name = name(&format!("x509/{generation}"));
         let label = Attribute::Label(name.as_str().as_bytes().to_vec());
