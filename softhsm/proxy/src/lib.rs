@@ -2,7 +2,7 @@
 //! and behaves on demand like hardware, or like hardware that fails.
 //!
 //! The crate is two things. The library that programs load (`libpkcs11_proxy.so`, found by
-//! [`module_path`]) hands out the function list of PKCS#11 2.40 over the module that the variable
+//! [`module_path()`]) hands out the function list of PKCS#11 2.40 over the module that the variable
 //! [`MODULE_VARIABLE`] names. [`Control`] is the handle of tests: a block of numbers in a file that the
 //! loaded module has mapped ([`CONTROL_VARIABLE`]), so that the test may be in the same process or in
 //! another one, and everything can be set and read while calls are under way. Without that file the

@@ -8,7 +8,8 @@ use cryptoki_sys::CK_RV;
 
 use crate::Function;
 
-/// One fault. Of several rules that meet in one call the first one set decides; all of them count it.
+/// One fault. Of several rules that meet in one call the one in the first place decides, which is the
+/// oldest unless rules were removed; all of them count the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
     /// Whose calls.

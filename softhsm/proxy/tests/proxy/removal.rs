@@ -29,9 +29,7 @@ fn sessions_and_login_do_not_come_back_with_the_device() {
     let client = Client::new();
     client.device.remove_device(Duration::from_millis(100));
     assert_eq!(code(client.sign()), Some(RvError::DeviceRemoved));
-    let start = Instant::now();
     until(|| code(client.sign()) == Some(RvError::SessionHandleInvalid));
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     let session = client.context.open_ro_session(slot_of(&client.context, &client.token)).unwrap();
     assert!(sign(&session, client.key).is_err(), "nobody is logged in");
     log_in(&session, &client.token).unwrap();
@@ -55,11 +53,11 @@ fn a_library_may_need_a_new_start_after_a_removal() {
     let client = Client::new();
     client.device.set_needs_initialize(true);
     let gone = Some(RvError::DeviceRemoved);
-    client.device.remove_device(Duration::from_millis(50));
+    client.device.remove_device(Duration::MAX);
     client.context.clone().finalize().unwrap();
     let early = load();
     assert_eq!(code(early.open_ro_session(client.slot)), gone, "it is away still");
-    std::thread::sleep(Duration::from_millis(60));
+    client.device.restore_device();
     assert_eq!(code(early.open_ro_session(client.slot)), gone, "it was started while away");
     early.finalize().unwrap();
     assert!(load().open_ro_session(client.slot).is_ok());

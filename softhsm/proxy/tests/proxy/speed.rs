@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pkcs11_proxy::{Control, Function};
 
-use crate::client::{Client, sign};
+use crate::client::{Client, sign, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -42,7 +42,8 @@ fn time_of(what: impl FnOnce()) -> Duration {
 #[test]
 fn a_full_device_makes_slots_by_latency_signatures() {
     let client = Client::new();
-    for (slots, latency, callers) in [(1, 5, 4), (4, 10, 12), (8, 20, 16)] {
+    // Six callers to a slot: one that a busy machine wakes late does not leave its slot idle.
+    for (slots, latency, callers) in [(1, 5, 12), (4, 10, 24), (8, 20, 48)] {
         client.device.set_slots(slots);
         client.device.set_latency(Function::Sign, Duration::from_millis(latency));
         let limit = f64::from(slots) * 1000.0 / latency as f64;
@@ -53,7 +54,7 @@ fn a_full_device_makes_slots_by_latency_signatures() {
             "{slots} slots, {latency} ms: {measured} of {limit}"
         );
     }
-    assert_eq!(client.device.most_signing(), 16, "all callers were inside at once");
+    assert_eq!(client.device.most_signing(), 48, "all callers were inside at once");
     assert_eq!(client.device.signing(), 0);
 }
 
@@ -79,27 +80,30 @@ fn without_a_limit_all_callers_are_served_at_once() {
             }
         });
     });
-    assert!(all < Duration::from_millis(200), "{all:?}");
+    assert!(all < SECOND, "one after the other takes two seconds: {all:?}");
 }
 
 #[test]
 fn asking_for_the_length_costs_nothing_unless_told() {
+    const LATENCY: Duration = Duration::from_millis(200);
     let client = Client::new();
     let quick = time_of(|| drop(client.sign().unwrap()));
-    assert!(quick < Duration::from_millis(20), "{quick:?}");
-    client.device.set_latency(Function::SignLength, Duration::from_millis(30));
+    assert!(quick < LATENCY, "{quick:?}");
+    client.device.set_latency(Function::SignLength, LATENCY);
     let asked = time_of(|| drop(client.sign().unwrap()));
-    assert!(asked >= Duration::from_millis(30), "{asked:?}");
-    client.device.set_latency(Function::OpenSession, Duration::from_millis(40));
+    assert!(asked >= LATENCY, "{asked:?}");
     let opened = time_of(|| drop(client.another_session().unwrap()));
-    assert!(opened >= Duration::from_millis(40), "{opened:?}");
+    assert!(opened < LATENCY, "each function has its own: {opened:?}");
+    client.device.set_latency(Function::OpenSession, LATENCY);
+    let opened = time_of(|| drop(client.another_session().unwrap()));
+    assert!(opened >= LATENCY, "{opened:?}");
 }
 
 #[test]
 fn callers_get_their_slots_in_the_order_of_arrival() {
     let client = Client::new();
     client.device.set_slots(1);
-    client.device.set_latency(Function::Sign, Duration::from_millis(30));
+    client.device.set_latency(Function::Sign, Duration::from_millis(100));
     let order = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for number in 0..5 {
@@ -109,7 +113,8 @@ fn callers_get_their_slots_in_the_order_of_arrival() {
                 sign(&session, key).unwrap();
                 order.lock().unwrap().push(number);
             });
-            std::thread::sleep(Duration::from_millis(5));
+            until(|| client.device.signing() == number + 1);
+            std::thread::sleep(Duration::from_millis(10));
         }
     });
     assert_eq!(order.into_inner().unwrap(), [0, 1, 2, 3, 4]);
@@ -119,7 +124,7 @@ fn callers_get_their_slots_in_the_order_of_arrival() {
 fn a_change_reaches_those_who_still_wait_for_a_slot() {
     let client = Client::new();
     client.device.set_slots(1);
-    client.device.set_latency(Function::Sign, SECOND / 2);
+    client.device.set_latency(Function::Sign, SECOND);
     let sessions: Vec<_> = (0..6).map(|_| client.another_session().unwrap()).collect();
     let all = time_of(|| {
         std::thread::scope(|scope| {
@@ -132,5 +137,5 @@ fn a_change_reaches_those_who_still_wait_for_a_slot() {
             other.set_latency(Function::Sign, Duration::ZERO);
         });
     });
-    assert!((SECOND / 2..SECOND).contains(&all), "one was in the slot, five waited: {all:?}");
+    assert!((SECOND..3 * SECOND).contains(&all), "one was in the slot, five waited: {all:?}");
 }
