@@ -46,6 +46,8 @@ pub(crate) struct Block {
     pub(crate) sessions: Gauge,
     /// Calls inside `C_Sign` with a buffer.
     pub(crate) signing: Gauge,
+    /// Calls with a session of before the last start of the library.
+    pub(crate) strays: AtomicU64,
     /// Counts the removals of the device.
     pub(crate) removals: AtomicU64,
     /// Away until then, as [`wait::now`] counts.
@@ -76,6 +78,7 @@ impl Block {
             session_limit: AtomicU64::new(0),
             sessions: Gauge::new(),
             signing: Gauge::new(),
+            strays: AtomicU64::new(0),
             removals: AtomicU64::new(0),
             away_until: AtomicU64::new(0),
             away_code: AtomicU64::new(0),

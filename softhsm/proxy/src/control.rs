@@ -111,6 +111,7 @@ impl Control {
         for calls in &self.block.calls {
             calls.store(0, Relaxed);
         }
+        self.block.strays.store(0, Relaxed);
         self.block.sessions.restart();
         self.block.signing.restart();
     }
@@ -275,6 +276,14 @@ impl Control {
     #[must_use]
     pub fn most_sessions(&self) -> u64 {
         self.block.sessions.most()
+    }
+
+    /// The calls with a session's handle of before the last `C_Initialize`. The proxy refuses them; a
+    /// real module may count its handles from 1 again and take such a call for another session's. A
+    /// client that starts its library anew has to make none.
+    #[must_use]
+    pub fn strays(&self) -> u64 {
+        self.block.strays.load(Relaxed)
     }
 
     /// The calls of `C_Sign` that are under way, without those that ask for the length.

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use cryptoki_sys::{
     CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CKR_CRYPTOKI_ALREADY_INITIALIZED,
-    CKR_CRYPTOKI_NOT_INITIALIZED, CKR_OK, CKR_SESSION_COUNT,
+    CKR_CRYPTOKI_NOT_INITIALIZED, CKR_GENERAL_ERROR, CKR_OK, CKR_SESSION_COUNT,
+    CKR_SESSION_HANDLE_INVALID,
 };
 
 use crate::block::Block;
@@ -27,7 +28,16 @@ pub(crate) struct Device {
     sessions: Mutex<HashMap<CK_SESSION_HANDLE, CK_SLOT_ID>>,
     /// The removal after which the sessions were closed.
     settled: AtomicU64,
+    /// Counts what ends all sessions: a start of the library, a removal. Written with `life`.
+    epoch: AtomicU64,
+    /// The epoch in which the library was started last.
+    started: AtomicU64,
 }
+
+/// The handles that clients have bear the low bits of the epoch above the real module's own, so that
+/// a handle of the past is known as such even if the real module counts from 1 again.
+const EPOCH_SHIFT: u32 = 48;
+const EPOCH_MASK: u64 = 0xffff;
 
 /// The time between `C_Initialize` and `C_Finalize`.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +72,8 @@ impl Device {
             life: RwLock::new(None),
             sessions: Mutex::new(HashMap::new()),
             settled: AtomicU64::new(block.removals()),
+            epoch: AtomicU64::new(0),
+            started: AtomicU64::new(0),
         }
     }
 
@@ -87,6 +99,19 @@ impl Device {
         };
         self.slots.wait(self.block, function, turn);
         self.outcome(function, verdict, answer, removals)
+    }
+
+    /// As [`call`](Self::call), in a session.
+    pub(crate) fn call_in(
+        &self,
+        function: Function,
+        session: CK_SESSION_HANDLE,
+        real: impl FnOnce(&Target, CK_SESSION_HANDLE) -> CK_RV,
+    ) -> Outcome {
+        self.call(function, |target| match self.real_session(session) {
+            Ok(session) => real(target, session),
+            Err(code) => code,
+        })
     }
 
     fn outcome(
@@ -147,6 +172,7 @@ impl Device {
         };
         if life.is_some() && self.settled.load(Acquire) < removals {
             self.close_sessions();
+            self.epoch.fetch_add(1, Release);
             self.settled.store(removals, Release);
         }
     }
@@ -188,6 +214,7 @@ impl Device {
         };
         let removals = self.block.removals();
         let knows = if self.block.is_away() { removals.saturating_sub(1) } else { removals };
+        self.started.store(self.epoch.fetch_add(1, Release) + 1, Release);
         *life = Some(Life { ours, knows });
         self.settled.store(removals, Release);
         CKR_OK
@@ -227,15 +254,20 @@ impl Device {
         &self,
         slot: CK_SLOT_ID,
         real: impl FnOnce(&Target) -> Result<CK_SESSION_HANDLE, CK_RV>,
-    ) -> CK_RV {
+    ) -> Result<CK_SESSION_HANDLE, CK_RV> {
         let mut opened = None;
         let outcome = self.call(Function::OpenSession, |target| {
             if !self.block.sessions.enter(self.block.session_limit.load(Relaxed)) {
                 return CKR_SESSION_COUNT;
             }
             match real(target) {
+                Ok(session) if session >> EPOCH_SHIFT != 0 => {
+                    target.close(session);
+                    self.block.sessions.leave();
+                    CKR_GENERAL_ERROR
+                }
                 Ok(session) => {
-                    opened = Some(session);
+                    opened = Some(self.handle(session));
                     self.sessions().insert(session, slot);
                     CKR_OK
                 }
@@ -245,31 +277,19 @@ impl Device {
                 }
             }
         });
-        if let Some(session) = opened
-            && outcome.told != CKR_OK
-        {
-            // Nobody would close what nobody has.
-            let _ = self.inside(|target| {
-                self.forget(session);
-                target.close(session)
-            });
+        match opened {
+            Some(handle) if outcome.told == CKR_OK => Ok(handle),
+            Some(handle) => {
+                // Nobody would close what nobody has.
+                let _ = self.inside(|target| self.close(target, handle));
+                Err(outcome.told)
+            }
+            None => Err(outcome.told),
         }
-        outcome.told
     }
 
-    pub(crate) fn close_session(
-        &self,
-        session: CK_SESSION_HANDLE,
-        real: impl FnOnce(&Target) -> CK_RV,
-    ) -> CK_RV {
-        let close = |target: &Target| {
-            let answer = real(target);
-            if answer == CKR_OK {
-                self.forget(session);
-            }
-            answer
-        };
-        self.call(Function::CloseSession, close).told
+    pub(crate) fn close_session(&self, handle: CK_SESSION_HANDLE) -> CK_RV {
+        self.call(Function::CloseSession, |target| self.close(target, handle)).told
     }
 
     pub(crate) fn close_all_sessions(
@@ -288,22 +308,56 @@ impl Device {
         self.call(Function::CloseAllSessions, close).told
     }
 
-    fn forget(&self, session: CK_SESSION_HANDLE) {
-        if self.sessions().remove(&session).is_some() {
-            self.block.sessions.leave();
+    /// Called inside, as are the three below.
+    fn close(&self, target: &Target, handle: CK_SESSION_HANDLE) -> CK_RV {
+        let session = match self.real_session(handle) {
+            Ok(session) => session,
+            Err(code) => return code,
+        };
+        // Forgotten first: once it is closed, its number may be another's.
+        let known = self.sessions().remove(&session);
+        let answer = target.close(session);
+        match known {
+            Some(_) if answer == CKR_OK => self.block.sessions.leave(),
+            Some(slot) => drop(self.sessions().insert(session, slot)),
+            None => {}
         }
+        answer
+    }
+
+    /// The handle that a client gets.
+    fn handle(&self, session: CK_SESSION_HANDLE) -> CK_SESSION_HANDLE {
+        (self.epoch.load(Acquire) & EPOCH_MASK) << EPOCH_SHIFT | session
+    }
+
+    /// The real module's handle, if this one is of the present.
+    fn real_session(&self, handle: CK_SESSION_HANDLE) -> Result<CK_SESSION_HANDLE, CK_RV> {
+        let epoch = self.epoch.load(Acquire);
+        let age = epoch.wrapping_sub(handle >> EPOCH_SHIFT) & EPOCH_MASK;
+        if age == 0 {
+            return Ok(handle & !(EPOCH_MASK << EPOCH_SHIFT));
+        }
+        if age > epoch - self.started.load(Acquire) {
+            self.block.strays.fetch_add(1, Relaxed);
+        }
+        Err(CKR_SESSION_HANDLE_INVALID)
     }
 }
 
 /// Signatures.
 impl Device {
     /// As [`call`](Self::call), seen by the gauge if it signs.
-    pub(crate) fn sign(&self, function: Function, real: impl FnOnce(&Target) -> CK_RV) -> Outcome {
+    pub(crate) fn sign(
+        &self,
+        function: Function,
+        session: CK_SESSION_HANDLE,
+        real: impl FnOnce(&Target, CK_SESSION_HANDLE) -> CK_RV,
+    ) -> Outcome {
         if function != Function::Sign {
-            return self.call(function, real);
+            return self.call_in(function, session, real);
         }
         self.block.signing.enter(0);
-        let outcome = self.call(function, real);
+        let outcome = self.call_in(function, session, real);
         self.block.signing.leave();
         outcome
     }

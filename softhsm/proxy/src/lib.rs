@@ -43,9 +43,8 @@
 //! `C_Finalize` only closes the sessions that were opened through it. Otherwise both are passed on.
 //!
 //! # Limits
-//! Calls of one process share the slots; one process at a time uses one control file. Handles of
-//! sessions are the real module's own: it must not use one again after its session was closed
-//! (SoftHSM does not). `C_WaitForSlotEvent` is not looked at.
+//! Calls of one process share the slots; one process at a time uses one control file. Handles of the
+//! real module's sessions have to fit 48 bits. `C_WaitForSlotEvent` is not looked at.
 
 mod block;
 mod control;

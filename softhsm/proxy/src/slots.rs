@@ -1,7 +1,9 @@
 //! The slots of the device: how many calls it works on at once, and for how long each.
 //!
 //! A call learns on arrival when it will end, as a queue with that many servers would serve it, and
-//! sleeps once. Nobody hands a slot over, so waking late delays one caller and never the queue.
+//! sleeps once. Nobody hands a slot over, so waking late delays one caller and never the queue: with more
+//! callers than slots the rate is slots by latency. With just as many, each slot also waits for its caller to
+//! wake up and come again, which takes some 0.05 to 0.1 ms.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

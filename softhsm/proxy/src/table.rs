@@ -48,7 +48,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Closes a session. Called when no other call is inside the module.
+    /// Closes a session of the real module.
     pub(crate) fn close(&self, session: CK_SESSION_HANDLE) -> CK_RV {
         let Some(close) = self.list.C_CloseSession else { return CKR_FUNCTION_NOT_SUPPORTED };
         // SAFETY: the function takes any number and says if it is no session.
@@ -92,6 +92,7 @@ fn load() -> Result<Proxy, LoadError> {
     let mut list = target.list;
     list.C_GetFunctionList = Some(C_GetFunctionList);
     replace_forwarded(&mut list);
+    replace_forwarded_in_session(&mut list);
     replace_watched(&mut list);
     Ok(Proxy { device: Device::new(target, block), list })
 }
@@ -151,6 +152,24 @@ macro_rules! forwarded {
     };
 }
 
+/// As `forwarded`, for functions whose first argument is a session.
+macro_rules! forwarded_in_session {
+    ($($function:ident $name:ident($($argument:ident: $type:ty),*);)*) => {
+        $(unsafe extern "C" fn $name(session: Session $(, $argument: $type)*) -> CK_RV {
+            let Some(device) = device() else { return CKR_GENERAL_ERROR };
+            let call = |target: &Target, session| real!(target.$name(session $(, $argument)*));
+            device.call_in(Function::$function, session, call).told
+        })*
+
+        /// Puts those functions in the list that the real module has.
+        fn replace_forwarded_in_session(list: &mut CK_FUNCTION_LIST) {
+            $(list.$name = list.$name.and(Some(
+                $name as unsafe extern "C" fn(Session $(, $type)*) -> CK_RV,
+            ));)*
+        }
+    };
+}
+
 type Session = CK_SESSION_HANDLE;
 type Object = CK_OBJECT_HANDLE;
 type Bytes = *mut CK_BYTE;
@@ -162,54 +181,57 @@ forwarded! {
     GetSlotInfo C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO);
     GetTokenInfo C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
     InitToken C_InitToken(slot: CK_SLOT_ID, pin: Bytes, length: CK_ULONG, label: Bytes);
-    InitPIN C_InitPIN(session: Session, pin: Bytes, length: CK_ULONG);
-    SetPIN C_SetPIN(session: Session, old: Bytes, old_length: CK_ULONG, new: Bytes, length: CK_ULONG);
-    GetSessionInfo C_GetSessionInfo(session: Session, info: *mut CK_SESSION_INFO);
-    GetOperationState C_GetOperationState(session: Session, state: Bytes, length: Length);
-    SetOperationState C_SetOperationState(session: Session, state: Bytes, length: CK_ULONG, one: Object, two: Object);
-    Login C_Login(session: Session, user: CK_USER_TYPE, pin: Bytes, length: CK_ULONG);
-    Logout C_Logout(session: Session);
-    CreateObject C_CreateObject(session: Session, template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut Object);
-    CopyObject C_CopyObject(session: Session, from: Object, template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut Object);
-    DestroyObject C_DestroyObject(session: Session, object: Object);
-    GetObjectSize C_GetObjectSize(session: Session, object: Object, size: Length);
-    SetAttributeValue C_SetAttributeValue(session: Session, object: Object, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
-    FindObjectsInit C_FindObjectsInit(session: Session, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
-    FindObjects C_FindObjects(session: Session, objects: *mut Object, room: CK_ULONG, found: Length);
-    FindObjectsFinal C_FindObjectsFinal(session: Session);
-    EncryptInit C_EncryptInit(session: Session, mechanism: *mut CK_MECHANISM, key: Object);
-    Encrypt C_Encrypt(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    EncryptUpdate C_EncryptUpdate(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    EncryptFinal C_EncryptFinal(session: Session, out: Bytes, room: Length);
-    DecryptInit C_DecryptInit(session: Session, mechanism: *mut CK_MECHANISM, key: Object);
-    Decrypt C_Decrypt(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    DecryptUpdate C_DecryptUpdate(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    DecryptFinal C_DecryptFinal(session: Session, out: Bytes, room: Length);
-    DigestInit C_DigestInit(session: Session, mechanism: *mut CK_MECHANISM);
-    Digest C_Digest(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    DigestUpdate C_DigestUpdate(session: Session, data: Bytes, length: CK_ULONG);
-    DigestKey C_DigestKey(session: Session, key: Object);
-    DigestFinal C_DigestFinal(session: Session, out: Bytes, room: Length);
-    SignUpdate C_SignUpdate(session: Session, data: Bytes, length: CK_ULONG);
-    SignRecoverInit C_SignRecoverInit(session: Session, mechanism: *mut CK_MECHANISM, key: Object);
-    SignRecover C_SignRecover(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    VerifyInit C_VerifyInit(session: Session, mechanism: *mut CK_MECHANISM, key: Object);
-    Verify C_Verify(session: Session, data: Bytes, length: CK_ULONG, signature: Bytes, size: CK_ULONG);
-    VerifyUpdate C_VerifyUpdate(session: Session, data: Bytes, length: CK_ULONG);
-    VerifyFinal C_VerifyFinal(session: Session, signature: Bytes, size: CK_ULONG);
-    VerifyRecoverInit C_VerifyRecoverInit(session: Session, mechanism: *mut CK_MECHANISM, key: Object);
-    VerifyRecover C_VerifyRecover(session: Session, signature: Bytes, size: CK_ULONG, out: Bytes, room: Length);
-    DigestEncryptUpdate C_DigestEncryptUpdate(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    DecryptDigestUpdate C_DecryptDigestUpdate(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    SignEncryptUpdate C_SignEncryptUpdate(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    DecryptVerifyUpdate C_DecryptVerifyUpdate(session: Session, data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
-    WrapKey C_WrapKey(session: Session, mechanism: *mut CK_MECHANISM, by: Object, key: Object, out: Bytes, room: Length);
-    UnwrapKey C_UnwrapKey(session: Session, mechanism: *mut CK_MECHANISM, by: Object, wrapped: Bytes, length: CK_ULONG, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut Object);
-    DeriveKey C_DeriveKey(session: Session, mechanism: *mut CK_MECHANISM, from: Object, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut Object);
-    SeedRandom C_SeedRandom(session: Session, seed: Bytes, length: CK_ULONG);
-    GenerateRandom C_GenerateRandom(session: Session, out: Bytes, length: CK_ULONG);
-    GetFunctionStatus C_GetFunctionStatus(session: Session);
-    CancelFunction C_CancelFunction(session: Session);
+}
+
+forwarded_in_session! {
+    InitPIN C_InitPIN(pin: Bytes, length: CK_ULONG);
+    SetPIN C_SetPIN(old: Bytes, old_length: CK_ULONG, new: Bytes, length: CK_ULONG);
+    GetSessionInfo C_GetSessionInfo(info: *mut CK_SESSION_INFO);
+    GetOperationState C_GetOperationState(state: Bytes, length: Length);
+    SetOperationState C_SetOperationState(state: Bytes, length: CK_ULONG, one: Object, two: Object);
+    Login C_Login(user: CK_USER_TYPE, pin: Bytes, length: CK_ULONG);
+    Logout C_Logout();
+    CreateObject C_CreateObject(template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut Object);
+    CopyObject C_CopyObject(from: Object, template: *mut CK_ATTRIBUTE, count: CK_ULONG, object: *mut Object);
+    DestroyObject C_DestroyObject(object: Object);
+    GetObjectSize C_GetObjectSize(object: Object, size: Length);
+    SetAttributeValue C_SetAttributeValue(object: Object, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
+    FindObjectsInit C_FindObjectsInit(template: *mut CK_ATTRIBUTE, count: CK_ULONG);
+    FindObjects C_FindObjects(objects: *mut Object, room: CK_ULONG, found: Length);
+    FindObjectsFinal C_FindObjectsFinal();
+    EncryptInit C_EncryptInit(mechanism: *mut CK_MECHANISM, key: Object);
+    Encrypt C_Encrypt(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    EncryptUpdate C_EncryptUpdate(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    EncryptFinal C_EncryptFinal(out: Bytes, room: Length);
+    DecryptInit C_DecryptInit(mechanism: *mut CK_MECHANISM, key: Object);
+    Decrypt C_Decrypt(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    DecryptUpdate C_DecryptUpdate(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    DecryptFinal C_DecryptFinal(out: Bytes, room: Length);
+    DigestInit C_DigestInit(mechanism: *mut CK_MECHANISM);
+    Digest C_Digest(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    DigestUpdate C_DigestUpdate(data: Bytes, length: CK_ULONG);
+    DigestKey C_DigestKey(key: Object);
+    DigestFinal C_DigestFinal(out: Bytes, room: Length);
+    SignUpdate C_SignUpdate(data: Bytes, length: CK_ULONG);
+    SignRecoverInit C_SignRecoverInit(mechanism: *mut CK_MECHANISM, key: Object);
+    SignRecover C_SignRecover(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    VerifyInit C_VerifyInit(mechanism: *mut CK_MECHANISM, key: Object);
+    Verify C_Verify(data: Bytes, length: CK_ULONG, signature: Bytes, size: CK_ULONG);
+    VerifyUpdate C_VerifyUpdate(data: Bytes, length: CK_ULONG);
+    VerifyFinal C_VerifyFinal(signature: Bytes, size: CK_ULONG);
+    VerifyRecoverInit C_VerifyRecoverInit(mechanism: *mut CK_MECHANISM, key: Object);
+    VerifyRecover C_VerifyRecover(signature: Bytes, size: CK_ULONG, out: Bytes, room: Length);
+    DigestEncryptUpdate C_DigestEncryptUpdate(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    DecryptDigestUpdate C_DecryptDigestUpdate(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    SignEncryptUpdate C_SignEncryptUpdate(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    DecryptVerifyUpdate C_DecryptVerifyUpdate(data: Bytes, length: CK_ULONG, out: Bytes, room: Length);
+    WrapKey C_WrapKey(mechanism: *mut CK_MECHANISM, by: Object, key: Object, out: Bytes, room: Length);
+    UnwrapKey C_UnwrapKey(mechanism: *mut CK_MECHANISM, by: Object, wrapped: Bytes, length: CK_ULONG, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut Object);
+    DeriveKey C_DeriveKey(mechanism: *mut CK_MECHANISM, from: Object, template: *mut CK_ATTRIBUTE, count: CK_ULONG, key: *mut Object);
+    SeedRandom C_SeedRandom(seed: Bytes, length: CK_ULONG);
+    GenerateRandom C_GenerateRandom(out: Bytes, length: CK_ULONG);
+    GetFunctionStatus C_GetFunctionStatus();
+    CancelFunction C_CancelFunction();
 }
 
 /// Puts the functions below in the list.
@@ -265,19 +287,29 @@ unsafe extern "C" fn C_OpenSession(
     session: *mut CK_SESSION_HANDLE,
 ) -> CK_RV {
     let Some(device) = device() else { return CKR_GENERAL_ERROR };
-    let opened = |target: &Target| {
-        match real!(target.C_OpenSession(slot, flags, application, notify, session)) {
-            // SAFETY: the module has just written there.
-            CKR_OK => Ok(unsafe { *session }),
+    if session.is_null() {
+        return CKR_ARGUMENTS_BAD;
+    }
+    let open = |target: &Target| {
+        let mut opened = 0;
+        match real!(target.C_OpenSession(slot, flags, application, notify, &raw mut opened)) {
+            CKR_OK => Ok(opened),
             code => Err(code),
         }
     };
-    device.open_session(slot, opened)
+    match device.open_session(slot, open) {
+        Ok(handle) => {
+            // SAFETY: not null, and the caller gives a place for the handle.
+            unsafe { *session = handle };
+            CKR_OK
+        }
+        Err(code) => code,
+    }
 }
 
 unsafe extern "C" fn C_CloseSession(session: Session) -> CK_RV {
     let Some(device) = device() else { return CKR_GENERAL_ERROR };
-    device.close_session(session, |target| real!(target.C_CloseSession(session)))
+    device.close_session(session)
 }
 
 unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
@@ -291,14 +323,14 @@ unsafe extern "C" fn C_SignInit(
     key: Object,
 ) -> CK_RV {
     let Some(device) = device() else { return CKR_GENERAL_ERROR };
-    let start = |target: &Target| {
+    let start = |target: &Target, session| {
         // SAFETY: null, or the caller's mechanism.
         if unsafe { is_hidden(device, mechanism) } {
             return CKR_MECHANISM_INVALID;
         }
         real!(target.C_SignInit(session, mechanism, key))
     };
-    device.call(Function::SignInit, start).told
+    device.call_in(Function::SignInit, session, start).told
 }
 
 unsafe extern "C" fn C_Sign(
@@ -308,15 +340,16 @@ unsafe extern "C" fn C_Sign(
     signature: Bytes,
     size: Length,
 ) -> CK_RV {
-    let sign = |target: &Target| real!(target.C_Sign(session, data, length, signature, size));
+    let sign =
+        |target: &Target, session| real!(target.C_Sign(session, data, length, signature, size));
     // SAFETY: the caller's buffer, which the standard describes by these two.
-    unsafe { signed(Function::Sign, signature, size, sign) }
+    unsafe { signed(Function::Sign, session, signature, size, sign) }
 }
 
 unsafe extern "C" fn C_SignFinal(session: Session, signature: Bytes, size: Length) -> CK_RV {
-    let sign = |target: &Target| real!(target.C_SignFinal(session, signature, size));
+    let sign = |target: &Target, session| real!(target.C_SignFinal(session, signature, size));
     // SAFETY: as above.
-    unsafe { signed(Function::SignFinal, signature, size, sign) }
+    unsafe { signed(Function::SignFinal, session, signature, size, sign) }
 }
 
 /// A call that gives a signature, or its length when there is no buffer.
@@ -325,12 +358,13 @@ unsafe extern "C" fn C_SignFinal(session: Session, signature: Bytes, size: Lengt
 /// After `sign` has answered `CKR_OK`, `size` may be read and `signature` is null or has that many bytes.
 unsafe fn signed(
     function: Function,
+    session: Session,
     signature: Bytes,
     size: Length,
-    sign: impl FnOnce(&Target) -> CK_RV,
+    sign: impl FnOnce(&Target, Session) -> CK_RV,
 ) -> CK_RV {
     let function = if signature.is_null() { Function::SignLength } else { function };
-    let outcome = device().map_or_else(refused, |device| device.sign(function, sign));
+    let outcome = device().map_or_else(refused, |device| device.sign(function, session, sign));
     if outcome.done && !signature.is_null() {
         // SAFETY: it was done, so the signature is there: see above.
         let signature = unsafe { std::slice::from_raw_parts_mut(signature, *size as usize) };
@@ -359,14 +393,14 @@ unsafe extern "C" fn C_GenerateKey(
     key: *mut Object,
 ) -> CK_RV {
     let Some(device) = device() else { return CKR_GENERAL_ERROR };
-    let generate = |target: &Target| {
+    let generate = |target: &Target, session| {
         // SAFETY: null, or the caller's mechanism.
         if unsafe { is_hidden(device, mechanism) } {
             return CKR_MECHANISM_INVALID;
         }
         real!(target.C_GenerateKey(session, mechanism, template, count, key))
     };
-    device.call(Function::GenerateKey, generate).told
+    device.call_in(Function::GenerateKey, session, generate).told
 }
 
 unsafe extern "C" fn C_GenerateKeyPair(
@@ -380,7 +414,7 @@ unsafe extern "C" fn C_GenerateKeyPair(
     private_key: *mut Object,
 ) -> CK_RV {
     let Some(device) = device() else { return CKR_GENERAL_ERROR };
-    let generate = |target: &Target| {
+    let generate = |target: &Target, session| {
         // SAFETY: null, or the caller's mechanism.
         if unsafe { is_hidden(device, mechanism) } {
             return CKR_MECHANISM_INVALID;
@@ -396,7 +430,7 @@ unsafe extern "C" fn C_GenerateKeyPair(
             private_key
         ))
     };
-    device.call(Function::GenerateKeyPair, generate).told
+    device.call_in(Function::GenerateKeyPair, session, generate).told
 }
 
 /// # Safety
@@ -486,7 +520,7 @@ unsafe extern "C" fn C_GetAttributeValue(
 ) -> CK_RV {
     let Some(device) = device() else { return CKR_GENERAL_ERROR };
     let lies = || device.block().lies.iter().filter_map(|lie| lie.get());
-    let read = |target: &Target| {
+    let read = |target: &Target, session| {
         let ask = || real!(target.C_GetAttributeValue(session, object, template, count));
         if template.is_null() || lies().next().is_none() {
             return ask();
@@ -508,7 +542,7 @@ unsafe extern "C" fn C_GetAttributeValue(
         }
         told_of_all(answer, template, &codes)
     };
-    device.call(Function::GetAttributeValue, read).told
+    device.call_in(Function::GetAttributeValue, session, read).told
 }
 
 fn is_private_key(target: &Target, session: Session, object: Object) -> bool {

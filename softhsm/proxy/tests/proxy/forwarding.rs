@@ -1,5 +1,7 @@
 //! Calls reach SoftHSM, and are counted.
 
+use std::time::Duration;
+
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
 use cryptoki::error::RvError;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
@@ -60,10 +62,24 @@ fn the_end_of_the_proxy_is_not_the_end_of_softhsm_for_others() {
     assert_eq!(client.device.sessions_open(), 0);
     assert!(theirs.get_session_info().is_ok(), "another user's session lives");
     let again = load();
-    assert_eq!(code(client.sign()), Some(RvError::SessionHandleInvalid));
     let session = again.open_ro_session(client.slot).unwrap();
     // Their session has kept the token logged in, as SoftHSM counts logins by process.
     assert!(sign(&session, client.key).is_ok());
     let twice = again.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK));
     assert_eq!(code(twice), Some(RvError::CryptokiAlreadyInitialized));
+}
+
+#[test]
+fn a_session_of_before_the_last_start_is_refused_and_counted() {
+    let client = Client::new();
+    client.device.remove_device(Duration::ZERO);
+    assert_eq!(code(client.sign()), Some(RvError::SessionHandleInvalid));
+    assert_eq!(client.device.strays(), 0, "how else could it learn of the loss");
+    client.context.clone().finalize().unwrap();
+    let again = load();
+    let session = again.open_ro_session(client.slot).unwrap();
+    assert_eq!(code(client.sign()), Some(RvError::SessionHandleInvalid));
+    assert_eq!(client.device.strays(), 1);
+    assert!(session.get_session_info().is_ok());
+    assert_eq!((client.device.strays(), client.device.sessions_open()), (1, 1));
 }

@@ -78,18 +78,19 @@ fn a_call_under_way_is_refused_when_the_device_goes() {
     });
 }
 
-#[test]
-fn removals_amid_signing_threads_leave_no_session_behind() {
-    let client = Client::new();
+/// Six threads that sign, and open a session anew whenever that fails, while `disturb` is called again
+/// and again for two seconds.
+fn sign_amid(client: &Client, disturb: impl Fn()) {
+    let (context, slot, token) = (&client.context, client.slot, &client.token);
     let wanted = [Attribute::Class(ObjectClass::PRIVATE_KEY)];
     let end = Instant::now() + Duration::from_secs(2);
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
                 while Instant::now() < end {
-                    let Ok(session) = client.context.open_ro_session(client.slot) else { continue };
+                    let Ok(session) = context.open_ro_session(slot) else { continue };
                     // Another thread may have logged in, or the device may be gone again.
-                    let _ = log_in(&session, &client.token);
+                    let _ = log_in(&session, token);
                     // The handles of private keys ended with the login.
                     let found = session.find_objects(&wanted).unwrap_or_default();
                     let [key] = found[..] else { continue };
@@ -99,14 +100,32 @@ fn removals_amid_signing_threads_leave_no_session_behind() {
         }
         while Instant::now() < end {
             std::thread::sleep(Duration::from_millis(7));
-            client.device.remove_device(Duration::from_millis(3));
+            disturb();
         }
     });
+    let signed = client.device.calls(Function::Sign);
+    assert!(signed > 1_000, "{signed}");
+}
+
+#[test]
+fn removals_amid_signing_threads_leave_no_session_behind() {
+    let client = Client::new();
+    sign_amid(&client, || client.device.remove_device(Duration::from_millis(3)));
     client.device.remove_device(Duration::ZERO);
     let _ = client.sign();
     assert_eq!(client.device.sessions_open(), 0);
     let session = client.another_session().unwrap();
     log_in(&session, &client.token).unwrap();
-    let signed = client.device.calls(Function::Sign);
-    assert!(signed > 1_000, "{signed}");
+}
+
+#[test]
+fn restarts_amid_signing_threads_leave_no_session_behind() {
+    let client = Client::new();
+    sign_amid(&client, || {
+        client.context.clone().finalize().unwrap();
+        load();
+    });
+    assert_eq!(client.device.sessions_open(), 0);
+    assert!(client.device.strays() > 0, "these threads do not wait for each other");
+    log_in(&client.another_session().unwrap(), &client.token).unwrap();
 }
