@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -87,6 +88,7 @@ fn a_server_that_is_not_ready_yet_says_so_and_lives() {
     assert!(get(port, "/live").unwrap().starts_with("HTTP/1.1 200"));
     while !get(port, "/ready").unwrap().starts_with("HTTP/1.1 200") {
         assert!(Instant::now() < limit, "{}", server.log());
+        sleep(Duration::from_millis(10));
     }
     server.stop();
 }
