@@ -10,7 +10,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -47,8 +47,9 @@ fn an_abort_of_a_guarded_process_leaves_no_core_dump() {
         std::process::abort();
     }
     let folder = tempfile::tempdir().unwrap();
-    let status = child(NAME, folder.path()).status().unwrap();
-    assert_eq!(status.signal(), Some(6), "it ends by SIGABRT: {status}");
+    let Output { status, stdout, stderr } = child(NAME, folder.path()).output().unwrap();
+    let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert_eq!(status.signal(), Some(6), "it ends by SIGABRT: {status}: {said}");
     assert!(!status.core_dumped(), "{status}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -73,7 +74,9 @@ fn memory_is_locked_or_the_way_to_lock_it_is_told_and_work_goes_on() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    assert!(child(NAME, folder.path()).status().unwrap().success());
+    let Output { status, stdout, stderr } = child(NAME, folder.path()).output().unwrap();
+    let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert!(status.success(), "{said}");
 }
 
 #[test]
@@ -161,14 +164,9 @@ fn a_pin_is_wiped_when_the_store_of_its_token_is_dropped() {
 
 fn hold_a_token(folder: &Path) {
     let runtime = Runtime::new().unwrap();
-    let settings = Settings {
-        module: softhsm::find_module().unwrap(),
-        token: TokenSelector::label("mintmark"),
-        pin: SecretSource::File(folder.join("pin")),
-        sessions: 2,
-        queue: 16,
-        read_write_sessions: false,
-    };
+    let module = softhsm::find_module().unwrap();
+    let pin = SecretSource::File(folder.join("pin"));
+    let settings = Settings::new(module, TokenSelector::label("mintmark"), pin, oversight());
     let held = runtime.block_on(async {
         let store = Pkcs11Store::open(settings, DOMAIN).await.unwrap();
         let key = store.create(&name(KeyType::EcP256), KeyType::EcP256).await.unwrap();
@@ -271,7 +269,7 @@ impl Secret {
 /// A process that holds secrets, then drops them.
 struct Holder {
     child: Child,
-    output: BufReader<std::process::ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
 impl Holder {

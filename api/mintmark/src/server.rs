@@ -59,6 +59,7 @@ pub struct Server {
     socket: AdminSocket,
     services: Services,
     monitoring: Monitoring,
+    keys: Arc<dyn KeyStore>,
     /// Holds the lock on the state for as long as the server runs.
     store: Arc<Embedded>,
 }
@@ -96,7 +97,7 @@ impl Server {
             version: VERSION,
         };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
-        Ok(Self { socket, services, monitoring, store })
+        Ok(Self { socket, services, monitoring, keys, store })
     }
 
     /// Where the authorities' keys are.
@@ -113,9 +114,9 @@ impl Server {
 
     /// Answers until `shutdown` resolves; then lets calls under way end, for some seconds.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { socket, services, monitoring, store } = self;
+        let Self { socket, services, monitoring, keys, store } = self;
         let mint = Arc::clone(&services.mint);
-        monitoring.serving(&mint);
+        monitoring.serving(&mint, &keys);
         tracing::info!(socket = %socket.path().display(), "serving");
         let shutdown = async {
             shutdown.await;
@@ -124,7 +125,8 @@ impl Server {
         socket.serve(services, shutdown).await?;
         tracing::info!("stopped");
         // Closing waits: the monitor and the keys for their threads, the store for its file.
-        let closed = tokio::task::spawn_blocking(move || drop((monitoring, mint, store))).await;
+        let closed =
+            tokio::task::spawn_blocking(move || drop((monitoring, mint, keys, store))).await;
         closed.map_err(|panic| io::Error::other(panic).into())
     }
 }
@@ -161,8 +163,7 @@ async fn open_keys(
             Arc::new(SoftwareStore::open(directory, seal, trust_domain, oversight).await?)
         }
         KeySettings::Pkcs11(token) => {
-            let oversight =
-                Oversight { verification: Verification::OUTSIDE, metrics: StoreMetrics::default() };
+            let oversight = Oversight { verification: Verification::OUTSIDE, metrics };
             let (module, pin) = (token.module.clone(), token.pin.clone());
             let settings = pkcs11::Settings {
                 sessions: token.sessions.into(),

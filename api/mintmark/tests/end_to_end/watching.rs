@@ -60,10 +60,9 @@ fn what_was_minted_and_signed_is_told_without_secrets() {
         ] {
             assert!(metrics.contains(line), "{line} is not in {metrics}");
         }
-        if site.configuration.contains("[keys.files]") {
-            let signed = format!("{{store=\"files\",key=\"{CA_KEY}\",outcome=\"signed\"}} ");
-            assert!(metrics.contains(&signed), "{signed} is not in {metrics}");
-        }
+        let store = if site.configuration.contains("[keys.hsm]") { "hsm" } else { "files" };
+        let signed = format!("{{store=\"{store}\",key=\"{CA_KEY}\",outcome=\"signed\"}} ");
+        assert!(metrics.contains(&signed), "{signed} is not in {metrics}");
         server.stop();
         assert_eq!(get(port, "/live"), None);
     }
