@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use pkcs11_proxy::{CONTROL_VARIABLE, Control, MODULE_VARIABLE, module_path};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::site::{Site, WORKLOAD};
@@ -85,11 +86,49 @@ fn a_server_that_is_not_ready_yet_says_so_and_lives() {
     assert!(first.starts_with("HTTP/1.1 503"), "{first}");
     assert!(first.ends_with("starting: keys and authorities are not ready\n"), "{first}");
     assert!(get(port, "/live").unwrap().starts_with("HTTP/1.1 200"));
-    while !get(port, "/ready").unwrap().starts_with("HTTP/1.1 200") {
-        assert!(Instant::now() < limit, "{}", server.log());
-        sleep(Duration::from_millis(10));
-    }
+    await_answer(port, "/ready", "HTTP/1.1 200");
     server.stop();
+}
+
+#[test]
+fn a_server_without_its_token_is_not_ready_until_the_token_is_back() {
+    let mut site = Site::with_token();
+    let port = watched(&mut site);
+    let (module, control) = (site.token().module.clone(), site.path("control"));
+    let device = Control::create(&control).unwrap();
+    site.set(&module, module_path().unwrap().to_str().unwrap());
+    site.variables.push((MODULE_VARIABLE, module));
+    site.variables.push((CONTROL_VARIABLE, control.to_str().unwrap().to_owned()));
+    let server = site.start();
+    assert!(get(port, "/ready").unwrap().starts_with("HTTP/1.1 200"));
+
+    device.remove_device(Duration::MAX);
+    let told = await_answer(port, "/ready", "HTTP/1.1 503");
+    assert!(told.contains("the keys cannot be used now: "), "{told}");
+    site.assert_tells_no_secret(&told);
+    assert!(get(port, "/live").unwrap().starts_with("HTTP/1.1 200"));
+    let metrics = get(port, "/metrics").unwrap();
+    assert!(metrics.contains("mintmark_key_healthy{store=\"hsm\"} 0"), "{metrics}");
+    site.assert_tells_no_secret(&metrics);
+
+    device.restore_device();
+    await_answer(port, "/ready", "HTTP/1.1 200");
+    site.jwt("shop");
+    await_answer(port, "/metrics", "mintmark_key_healthy{store=\"hsm\"} 1");
+    server.stop();
+}
+
+/// Asks until this is answered, longer than any time between two probes of a token.
+fn await_answer(port: u16, path: &str, text: &str) -> String {
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = get(port, path).unwrap();
+        if answer.contains(text) {
+            return answer;
+        }
+        assert!(Instant::now() < limit, "{text:?} is not in {answer}");
+        sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
