@@ -7,6 +7,7 @@
 //! Signing never does: a software key signs where it is called, a token's key on its own threads.
 
 mod blocking;
+pub mod memory;
 pub mod metrics;
 pub mod pkcs11;
 mod retirement;

@@ -1,9 +1,10 @@
 //! `mintmark server`: from settings to a process that answers, and its end.
 //!
 //! Everything is built before the admin socket is bound, so that whoever can connect gets answers. The
-//! order of [`Server::start`] is the order of what can go wrong without consequences: the store's lock
-//! first, so that a second server on the same folder never tries a PIN; the keys next; then the
-//! authorities, which need both; the socket last.
+//! order of [`Server::start`] is the order of what can go wrong without consequences: the monitoring
+//! listener first, where one is configured, since the rest may take a while; the store's lock next, so that
+//! a second server on the same folder never tries a PIN; then the keys; then the authorities, which need
+//! both; the socket last.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,11 +19,12 @@ use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
 use keymanager::metrics::StoreMetrics;
 use keymanager::{Oversight, Pkcs11Store, SealKey, SoftwareStore, Verification, pkcs11};
-use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
+use mintmark_signer::{AdminSocket, LogLevels, MonitorError, Services, SocketError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{KeySettings, Settings};
+use crate::monitoring::{Monitoring, VERSION};
 use crate::telemetry::ProcessLog;
 
 /// How long all signatures of a start may take together. The slowest HSM signs in a second.
@@ -43,6 +45,9 @@ pub enum ServerError {
     /// The admin socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The monitoring listener.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
     /// The system refused a thread or a signal handler.
     #[error("the system refused what a server needs: {0}")]
     System(#[from] io::Error),
@@ -53,6 +58,8 @@ pub enum ServerError {
 pub struct Server {
     socket: AdminSocket,
     services: Services,
+    monitoring: Monitoring,
+    keys: Arc<dyn KeyStore>,
     /// Holds the lock on the state for as long as the server runs.
     store: Arc<Embedded>,
 }
@@ -66,8 +73,9 @@ impl Server {
     ) -> Result<Self, ServerError> {
         // Changes nothing, and finds a bad path before keys are made.
         AdminSocket::check(&settings.admin.socket, settings.admin.group.as_deref())?;
+        let monitoring = Monitoring::start(settings.metrics, Arc::clone(&clock))?;
         let store = open_store(settings.store_dir.clone()).await?;
-        let keys = open_keys(settings).await?;
+        let keys = open_keys(settings, monitoring.keys.store(&settings.authority_keys)).await?;
         let serials = RandomSerials::new();
         let now = clock.now();
         let urgency = Urgency::within(Priority::Health, LONGEST_SIGNATURE, Instant::now());
@@ -85,10 +93,11 @@ impl Server {
             clock,
             key_store: keys.description().clone(),
             log_levels,
-            version: env!("CARGO_PKG_VERSION"),
+            metrics: monitoring.service.clone(),
+            version: VERSION,
         };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
-        Ok(Self { socket, services, store })
+        Ok(Self { socket, services, monitoring, keys, store })
     }
 
     /// Where the authorities' keys are.
@@ -105,13 +114,19 @@ impl Server {
 
     /// Answers until `shutdown` resolves; then lets calls under way end, for some seconds.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { socket, services, store } = self;
+        let Self { socket, services, monitoring, keys, store } = self;
         let mint = Arc::clone(&services.mint);
+        monitoring.serving(&mint, &keys);
         tracing::info!(socket = %socket.path().display(), "serving");
+        let shutdown = async {
+            shutdown.await;
+            monitoring.stopping();
+        };
         socket.serve(services, shutdown).await?;
         tracing::info!("stopped");
-        // Closing waits: the keys for their threads, the store for its file.
-        let closed = tokio::task::spawn_blocking(move || drop((mint, store))).await;
+        // Closing waits: the monitor and the keys for their threads, the store for its file.
+        let closed =
+            tokio::task::spawn_blocking(move || drop((monitoring, mint, keys, store))).await;
         closed.map_err(|panic| io::Error::other(panic).into())
     }
 }
@@ -134,20 +149,21 @@ async fn open_store(directory: PathBuf) -> Result<Arc<Embedded>, ServerError> {
 }
 
 /// Opens the one key store that the authorities use; the others are left alone.
-async fn open_keys(settings: &Settings) -> Result<Arc<dyn KeyStore>, ServerError> {
+async fn open_keys(
+    settings: &Settings,
+    metrics: StoreMetrics,
+) -> Result<Arc<dyn KeyStore>, ServerError> {
     let trust_domain = settings.trust_domain.name();
     let chosen = settings.keys.get(&settings.authority_keys);
     Ok(match chosen.expect("the settings name a key store that they hold") {
         KeySettings::Software(software) => {
             let seal = SealKey::read(&software.seal_key).await?;
             let directory = software.dir.clone();
-            let oversight =
-                Oversight { verification: Verification::INSIDE, metrics: StoreMetrics::default() };
+            let oversight = Oversight { verification: Verification::INSIDE, metrics };
             Arc::new(SoftwareStore::open(directory, seal, trust_domain, oversight).await?)
         }
         KeySettings::Pkcs11(token) => {
-            let oversight =
-                Oversight { verification: Verification::OUTSIDE, metrics: StoreMetrics::default() };
+            let oversight = Oversight { verification: Verification::OUTSIDE, metrics };
             let (module, pin) = (token.module.clone(), token.pin.clone());
             let settings = pkcs11::Settings {
                 sessions: token.sessions.into(),

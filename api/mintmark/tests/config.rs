@@ -8,8 +8,8 @@ use std::time::Duration;
 use ca_core::key::KeyType;
 use keymanager::SecretSource;
 use mintmark::config::{
-    self, AdminSection, ConfigError, File, IssuingSection, KeySection, KeySettings, ServerSection,
-    Settings, StoreSection, SubjectSection, TrustDomainSection,
+    self, AdminSection, ConfigError, File, IssuingSection, KeySection, KeySettings, MetricsSection,
+    ServerSection, Settings, StoreSection, SubjectSection, TrustDomainSection,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -61,6 +61,7 @@ fn a_minimal_file_has_every_default() {
     assert_eq!(settings.authorities.ca_ttl, Duration::from_secs(365 * 86_400));
     assert_eq!(settings.authorities.lifetimes.backdate, Duration::from_secs(10));
     assert_eq!(settings.authorities.refresh_hint, Duration::from_secs(300));
+    assert_eq!(settings.metrics, None);
 }
 
 #[test]
@@ -113,7 +114,6 @@ fn reserved_sections_say_that_they_are_reserved() {
     for (section, purpose) in [
         ("frontend", "the front end's listeners"),
         ("signer", "the signer's batches and limits"),
-        ("metrics", "the metrics listener"),
         ("log", "the issuance log"),
         ("attestors.x509pop", "how nodes and workloads prove who they are"),
     ] {
@@ -205,6 +205,22 @@ fn a_socket_path_that_the_system_cannot_bind_is_refused() {
 }
 
 #[test]
+fn metrics_are_told_at_an_ip_address_with_a_port() {
+    for address in ["127.0.0.1:9464", "[::1]:9464", "0.0.0.0:80"] {
+        let settings = parse(&format!("{MINIMAL}[metrics]\nlisten = \"{address}\"\n")).unwrap();
+        assert_eq!(settings.metrics.unwrap().to_string(), address);
+    }
+    for wrong in ["localhost:9464", "127.0.0.1", ":9464", "127.0.0.1:0", "::1:9464", "/run/x"] {
+        let found = fault_of(&format!("[metrics]\nlisten = \"{wrong}\"\n"));
+        let problem =
+            format!("2:10: listen = {wrong:?} is no IP address with a port; write it like ");
+        assert!(found.starts_with(&problem), "{found}");
+    }
+    let found = fault_of("[metrics]\nlisen = \"127.0.0.1:9464\"\n");
+    assert_eq!(found, "2:1: unknown key \"lisen\"; did you mean \"listen\"?");
+}
+
+#[test]
 fn a_key_type_that_signs_no_tokens_is_refused_for_tokens_only() {
     let settings = parse(&format!("{MINIMAL}[issuing]\nca_key_type = \"ed25519\"\n")).unwrap();
     assert_eq!(settings.authorities.ca_key_type, KeyType::Ed25519);
@@ -277,6 +293,7 @@ fn the_annotated_sample_is_a_configuration() {
     assert_eq!(settings.keys.len(), 2);
     let all_on = parse(&sample_all_on()).unwrap();
     assert!(all_on.admin.group.is_some() && all_on.authorities.tokens.issuer.is_some());
+    assert!(settings.metrics.is_none() && all_on.metrics.is_some());
 }
 
 #[test]
@@ -311,6 +328,7 @@ fn the_annotated_sample_has_every_key() {
         ("store", fields::<StoreSection>(), section("store")),
         ("issuing", fields::<IssuingSection>(), section("issuing")),
         ("issuing.ca_subject", fields::<SubjectSection>(), subject),
+        ("metrics", fields::<MetricsSection>(), section("metrics")),
     ] {
         for field in fields {
             assert!(present.contains_key(*field), "docs/mintmark.toml lacks {field} in [{name}]");

@@ -16,8 +16,9 @@ use std::{fmt, fs, io};
 use thiserror::Error;
 
 pub use file::{
-    AdminSection, File, IssuingSection, KeySection, KeyStoreType, LogFormat, LogLevel, Secret,
-    ServerSection, StoreSection, StoreType, SubjectSection, TrustDomainSection,
+    AdminSection, File, IssuingSection, KeySection, KeyStoreType, LogFormat, LogLevel,
+    MetricsSection, Secret, ServerSection, StoreSection, StoreType, SubjectSection,
+    TrustDomainSection,
 };
 pub use period::{Period, PeriodError};
 pub use settings::{

@@ -11,4 +11,5 @@ mod other_programs;
 mod restart;
 mod site;
 mod token;
+mod watching;
 mod wire;
