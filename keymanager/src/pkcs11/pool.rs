@@ -290,6 +290,7 @@ impl Inner {
                 }
             }
         }
+        self.metrics.healthy(true);
         self.health().state = StoreHealth::Good;
         self.device_errors.store(0, Ordering::Relaxed);
         self.queue.resume();
