@@ -62,6 +62,12 @@ impl Embedded {
         Self::open_keeping(directory, KEPT_COMMITS)
     }
 
+    /// Whether there is a store in `directory`, for those who would not make one.
+    #[must_use]
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(directory::DATABASE).exists()
+    }
+
     pub(super) fn open_keeping(directory: &Path, commits: u64) -> Result<Self, StoreError> {
         let directory = directory.to_owned();
         let place = format!("state store {}", directory.display());

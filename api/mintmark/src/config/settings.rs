@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ca_core::authority::{AuthoritySettings, CaSubject};
+use ca_core::authority::{AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::key::{KeyType, RsaScheme};
@@ -149,6 +149,7 @@ pub fn default_authorities(trust_domain: TrustDomain) -> AuthoritySettings {
         trust_domain,
         ca_key_type: KeyType::EcP256,
         jwt_key_type: KeyType::EcP256,
+        key_creation: KeyCreation::Auto,
         rsa_scheme: RsaScheme::Pkcs1,
         ca_ttl: 365 * 24 * HOUR,
         ca_subject: CaSubject {

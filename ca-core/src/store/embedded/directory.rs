@@ -10,6 +10,9 @@ use rustix::process::geteuid;
 
 use crate::store::StoreError;
 
+/// The name of the file of the store.
+pub(super) const DATABASE: &str = "state.redb";
+
 /// A directory that is held for as long as this lives.
 pub(super) struct Directory {
     path: PathBuf,
@@ -37,7 +40,7 @@ impl Directory {
 
     /// The file of the store.
     pub(super) fn database(&self) -> PathBuf {
-        self.path.join("state.redb")
+        self.path.join(DATABASE)
     }
 
     /// The file of the store, open for reading and writing, or `None` if there is none yet.
