@@ -9,6 +9,7 @@
 mod blocking;
 pub mod metrics;
 pub mod pkcs11;
+pub mod pkcs11_uri;
 mod retirement;
 pub mod secret;
 pub mod software;
