@@ -11,7 +11,7 @@ use keymanager::{Pkcs11Store, SealKey, SecretSource};
 use mintmark_signer::AdminSocket;
 use serde::Serialize;
 
-use crate::config::{Admin, KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
+use crate::config::{Admin, Backend, Pkcs11Settings, Settings, SoftwareSettings};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,12 +39,12 @@ pub async fn inspect(settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![socket(&settings.admin).of("[server.admin] socket")];
     for (name, store) in &settings.keys {
         let section = format!("[keys.{name}]");
-        match store {
-            KeySettings::Software(SoftwareSettings { dir, seal_key }) => {
+        match &store.backend {
+            Backend::Software(SoftwareSettings { dir, seal_key }) => {
                 findings.push(guarded_folder(dir, REACH).of(&format!("{section} dir")));
                 findings.push(seal(seal_key).await.of(&format!("{section} seal_key")));
             }
-            KeySettings::Pkcs11(settings) => {
+            Backend::Pkcs11(settings) => {
                 let library = library(&settings.module);
                 // A library that others may change is not loaded.
                 let is_sound = library.verdict == Verdict::Good;

@@ -10,19 +10,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ca_core::authority::{AuthorityError, establish};
+use ca_core::authority::{AuthorityError, AuthorityKind, PreparedKeys, establish};
 use ca_core::clock::Clock;
-use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, Urgency};
+use ca_core::key::{KeyError, Priority, StoreDescription, Urgency};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
-use keymanager::metrics::StoreMetrics;
-use keymanager::{Oversight, Pkcs11Store, SealKey, SoftwareStore, Verification, pkcs11};
+use keymanager::metrics::Metrics;
 use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{KeySettings, Settings};
+use crate::config::Settings;
+use crate::keys;
 use crate::telemetry::ProcessLog;
 
 /// How long all signatures of a start may take together. The slowest HSM signs in a second.
@@ -67,14 +67,24 @@ impl Server {
         // Changes nothing, and finds a bad path before keys are made.
         AdminSocket::check(&settings.admin.socket, settings.admin.group.as_deref())?;
         let store = open_store(settings.store_dir.clone()).await?;
-        let keys = open_keys(settings).await?;
+        // The others that are described are left alone.
+        let chosen = settings.keys.get(&settings.authority_keys);
+        let chosen = chosen.expect("the settings name a key store that they hold");
+        let metrics = Metrics::default().store(&settings.authority_keys);
+        let trust_domain = settings.trust_domain.name();
+        let keys = keys::open(chosen, trust_domain, metrics.clone()).await?;
         let serials = RandomSerials::new();
         let now = clock.now();
         let urgency = Urgency::within(Priority::Health, LONGEST_SIGNATURE, Instant::now());
         let authorities =
             establish(&settings.authorities, &*store, &*keys, &serials, now, urgency).await?;
+        if let Some(PreparedKeys { x509, jwt }) = authorities.prepared {
+            metrics.prepared(AuthorityKind::X509.key_part(), x509);
+            metrics.prepared(AuthorityKind::Jwt.key_part(), jwt);
+            tracing::info!(x509, jwt, "keys are prepared for the authorities to come");
+        }
         tracing::info!(
-            trust_domain = settings.trust_domain.name(),
+            trust_domain,
             x509_authority = %authorities.x509.authority(),
             jwt_authority = %authorities.jwt.kid(),
             keys = keys.description().place,
@@ -131,30 +141,4 @@ pub fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
 async fn open_store(directory: PathBuf) -> Result<Arc<Embedded>, ServerError> {
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory)).await;
     Ok(Arc::new(opened.map_err(io::Error::other)??))
-}
-
-/// Opens the one key store that the authorities use; the others are left alone.
-async fn open_keys(settings: &Settings) -> Result<Arc<dyn KeyStore>, ServerError> {
-    let trust_domain = settings.trust_domain.name();
-    let chosen = settings.keys.get(&settings.authority_keys);
-    Ok(match chosen.expect("the settings name a key store that they hold") {
-        KeySettings::Software(software) => {
-            let seal = SealKey::read(&software.seal_key).await?;
-            let directory = software.dir.clone();
-            let oversight =
-                Oversight { verification: Verification::INSIDE, metrics: StoreMetrics::default() };
-            Arc::new(SoftwareStore::open(directory, seal, trust_domain, oversight).await?)
-        }
-        KeySettings::Pkcs11(token) => {
-            let settings = pkcs11::Settings {
-                module: token.module.clone(),
-                token: token.selector(),
-                pin: token.pin.clone(),
-                sessions: token.sessions.into(),
-                queue: usize::try_from(token.queue).unwrap_or(usize::MAX),
-                read_write_sessions: token.read_write_sessions,
-            };
-            Arc::new(Pkcs11Store::open(settings, trust_domain).await?)
-        }
-    })
 }

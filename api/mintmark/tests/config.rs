@@ -5,11 +5,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ca_core::key::KeyType;
-use keymanager::SecretSource;
+use ca_core::authority::KeyCreation;
+use ca_core::key::{KeyType, RsaScheme};
+use keymanager::{SecretSource, Verification};
 use mintmark::config::{
-    self, AdminSection, ConfigError, File, IssuingSection, KeySection, KeySettings, ServerSection,
-    Settings, StoreSection, SubjectSection, TrustDomainSection,
+    self, AdminSection, Backend, ConfigError, File, Hash, IssuingSection, KeySection,
+    Pkcs11Settings, ServerSection, Settings, StoreSection, SubjectSection, TemplateChanges,
+    TemplateSection, TokenIdentity, TrustDomainSection,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -66,7 +68,7 @@ fn a_minimal_file_has_every_default() {
 #[test]
 fn relative_paths_start_at_the_folder_of_the_file() {
     let settings = parse(MINIMAL).unwrap();
-    let KeySettings::Software(software) = &settings.keys["main"] else { panic!("software") };
+    let Backend::Software(software) = &settings.keys["main"].backend else { panic!("software") };
     assert_eq!(software.dir, Path::new("/etc/mintmark/keys"));
     assert_eq!(software.seal_key, SecretSource::File(PathBuf::from("/etc/mintmark/seal.key")));
     assert_eq!(settings.store_dir, Path::new("/var/lib/mintmark/store"));
@@ -183,9 +185,9 @@ fn every_fault_is_told_at_once() {
     assert_eq!(found.len(), 5, "{found:#?}");
     assert!(found[0].contains("several key stores are described (a, b)"));
     assert!(found[1].starts_with("7:7: key \"dir\" means nothing for type = \"pkcs11\""));
-    assert!(found[2].starts_with("5:1: key \"token\" is missing"));
+    assert!(found[2].starts_with("5:1: key \"token\" or \"serial\" is missing"));
     assert!(found[3].starts_with("5:1: key \"pin\" is missing"));
-    assert!(found[4].starts_with("9:12: sessions = 0 is out of bounds; 1 to 64"));
+    assert!(found[4].starts_with("9:12: sessions = 0 is out of bounds; 1 to 1024"));
 }
 
 #[test]
@@ -255,6 +257,134 @@ fn a_file_that_is_no_configuration_is_refused_unread() {
     assert!(error.contains("is longer than"), "{error}");
 }
 
+const TOKEN: &str = r#"
+[trust_domain]
+name = "example.org"
+[store]
+dir = "store"
+[keys.hsm]
+type = "pkcs11"
+"#;
+
+/// The token of a section that says `more`.
+fn token(more: &str) -> Pkcs11Settings {
+    let settings = parse(&format!("{TOKEN}{more}")).unwrap();
+    match &settings.keys["hsm"].backend {
+        Backend::Pkcs11(token) => token.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_key_store_says_who_makes_keys_and_what_is_verified() {
+    let settings = parse(MINIMAL).unwrap();
+    assert_eq!(settings.keys["main"].verification, Verification::INSIDE);
+    assert_eq!(settings.authorities.key_creation, KeyCreation::Auto);
+    let with = |line: &str| parse(&MINIMAL.replace("[store]", &format!("{line}\n[store]")));
+    let settings = with("create = \"never\"\nverify = \"sampled(7)\"").unwrap();
+    assert_eq!(settings.authorities.key_creation, KeyCreation::Never);
+    let sampled = Verification::Sampled(7.try_into().unwrap());
+    assert_eq!(settings.keys["main"].verification, sampled);
+    for (text, chosen) in [("always", Verification::Always), ("off", Verification::Off)] {
+        let settings = with(&format!("verify = \"{text}\"")).unwrap();
+        assert_eq!(settings.keys["main"].verification, chosen);
+    }
+    for text in ["sampled", "sampled()", "sampled(0)", "sampled(+1)", "sampled(4294967296)", "On"] {
+        let refused = with(&format!("verify = \"{text}\"")).unwrap_err().to_string();
+        assert!(refused.contains("\"sampled(N)\" for one of N is expected"), "{text}: {refused}");
+    }
+    assert!(with("create = \"manual\"").is_err());
+}
+
+#[test]
+fn a_token_is_named_by_keys_or_by_a_uri_and_by_nothing_twice() {
+    let base = "pin = { file = \"pin\" }\nmodule = \"p.so\"\n";
+    let of_serial = TokenIdentity { serial: Some("1".to_owned()), ..TokenIdentity::default() };
+    assert_eq!(token(&format!("{base}serial = \"1\"")).token, of_serial);
+    let by_uri = token("uri = \"pkcs11:token=a;model=m?module-path=/p.so&pin-source=file:/pin\"");
+    assert_eq!(
+        (by_uri.module.as_path(), by_uri.token.model.as_deref()),
+        (Path::new("/p.so"), Some("m"))
+    );
+    assert_eq!(by_uri.pin, SecretSource::File(PathBuf::from("/pin")));
+    let beside = token(&format!("{base}uri = \"pkcs11:token=a\""));
+    assert_eq!(beside.module, Path::new("/etc/mintmark/p.so"));
+
+    for (more, said) in [
+        (
+            format!("{base}uri = \"pkcs11:token=a\"\ntoken = \"a\""),
+            "\"token\" is said by \"uri\" too",
+        ),
+        (
+            format!("{base}uri = \"pkcs11:token=a?module-path=/p\""),
+            "\"module\" is said by \"uri\" too",
+        ),
+        ("uri = \"pkcs11:token=a\"\npin = { env = \"P\" }".to_owned(), "\"module\" is missing"),
+        (format!("{base}uri = \"pkcs11:token=a?pin-value=1234\""), "mode 0600"),
+        (base.to_owned(), "\"token\" or \"serial\" is missing"),
+    ] {
+        let found = faults(&format!("{TOKEN}{more}"));
+        assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+        assert!(!found[0].contains("1234"), "{found:?}");
+    }
+}
+
+#[test]
+fn waits_of_a_token_have_bounds() {
+    let base = "token = \"a\"\npin = { file = \"pin\" }\nmodule = \"p.so\"\n";
+    let set = token(&format!(
+        "{base}queue_wait = \"1ms\"\nstall_limit = \"10m\"\nprobe_interval = \"1s\"\nhash = \"device\""
+    ));
+    assert_eq!((set.queue_wait, set.hash), (Duration::from_millis(1), Hash::Device));
+    assert_eq!(
+        (set.stall_limit, set.probe_interval),
+        (Duration::from_secs(600), Duration::from_secs(1))
+    );
+    for (line, said) in [
+        ("queue_wait = \"0ms\"", "queue_wait = \"0s\" is out of bounds; \"1ms\" to \"1m\""),
+        ("queue_wait = \"61s\"", "queue_wait = \"61s\" is out of bounds"),
+        ("stall_limit = \"99ms\"", "stall_limit = \"99ms\" is out of bounds; \"100ms\" to \"10m\""),
+        ("probe_interval = \"999ms\"", "\"1s\" to \"60m\""),
+        ("probe_interval = \"1h\"", "no wait; write it like"),
+        ("queue_wait = 50", "a wait in quotes"),
+        ("hash = \"hsm\"", "unknown value"),
+    ] {
+        let found = faults(&format!("{TOKEN}{base}{line}"));
+        assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+    }
+}
+
+#[test]
+fn a_template_may_say_less_and_never_that_a_key_may_leave() {
+    let base = "token = \"a\"\npin = { file = \"pin\" }\nmodule = \"p.so\"\n[keys.hsm.template]\n";
+    let changed =
+        token(&format!("{base}omit = [\"copyable\", \"wrap\"]\nset = {{ modifiable = true }}"));
+    let expected = TemplateChanges {
+        omit: vec!["copyable".to_owned(), "wrap".to_owned()],
+        set: vec![("modifiable".to_owned(), true)],
+    };
+    assert_eq!(changed.template, expected);
+    for attribute in ["sensitive", "extractable", "sign", "token", "private"] {
+        for line in [format!("omit = [\"{attribute}\"]"), format!("set = {{ {attribute} = true }}")]
+        {
+            let found = faults(&format!("{TOKEN}{base}{line}"));
+            let said = format!("\"{attribute}\" cannot be");
+            assert!(found.len() == 1 && found[0].contains(&said), "{found:?}");
+            assert!(!found[0].starts_with("1:1"), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn rsa_keys_sign_by_the_scheme_that_is_set() {
+    let settings = parse(&format!("{MINIMAL}[issuing]\nrsa_scheme = \"pss\"\n")).unwrap();
+    assert_eq!(settings.authorities.rsa_scheme, RsaScheme::Pss);
+    assert_eq!(
+        fault_of("[issuing]\nrsa_scheme = \"oaep\"\n"),
+        "2:14: unknown RSA scheme \"oaep\"; \"pkcs1\" or \"pss\" is expected"
+    );
+}
+
 fn sample() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/mintmark.toml");
     std::fs::read_to_string(path).unwrap()
@@ -274,7 +404,7 @@ fn sample_all_on() -> String {
 #[test]
 fn the_annotated_sample_is_a_configuration() {
     let settings = parse(&sample()).unwrap();
-    assert_eq!(settings.keys.len(), 2);
+    assert_eq!(settings.keys.len(), 3);
     let all_on = parse(&sample_all_on()).unwrap();
     assert!(all_on.admin.group.is_some() && all_on.authorities.tokens.issuer.is_some());
 }
@@ -287,7 +417,20 @@ fn the_annotated_sample_shows_the_defaults() {
     let mut authorities = bare.authorities;
     authorities.ca_subject = shown.authorities.ca_subject.clone();
     assert_eq!(format!("{:?}", shown.authorities), format!("{authorities:?}"));
-    let unsaid = ["sessions", "queue", "read_write_sessions"]
+    let defaults = [
+        "create",
+        "verify",
+        "sessions",
+        "queue",
+        "queue_wait",
+        "stall_limit",
+        "probe_interval",
+        "hash",
+        "read_write_sessions",
+        "omit",
+        "set",
+    ];
+    let unsaid = defaults
         .iter()
         .fold(sample(), |text, key| text.replace(&format!("\n{key} ="), &format!("\n#{key} =")));
     assert_eq!(parse(&unsaid).unwrap().keys, shown.keys);
@@ -300,6 +443,7 @@ fn the_annotated_sample_has_every_key() {
     let keys = section("keys");
     let all_stores: toml::Table =
         keys.values().flat_map(|store| store.as_table().unwrap().clone()).collect();
+    let template = keys["hsm"]["template"].as_table().unwrap().clone();
     let admin = section("server")["admin"].as_table().unwrap().clone();
     let subject = section("issuing")["ca_subject"].as_table().unwrap().clone();
     for (name, fields, present) in [
@@ -308,6 +452,7 @@ fn the_annotated_sample_has_every_key() {
         ("server", fields::<ServerSection>(), section("server")),
         ("server.admin", fields::<AdminSection>(), admin),
         ("keys.<name>", fields::<KeySection>(), all_stores),
+        ("keys.<name>.template", fields::<TemplateSection>(), template),
         ("store", fields::<StoreSection>(), section("store")),
         ("issuing", fields::<IssuingSection>(), section("issuing")),
         ("issuing.ca_subject", fields::<SubjectSection>(), subject),

@@ -8,7 +8,7 @@ use softhsm::{SoftHsmError, Token};
 use thiserror::Error;
 
 use super::Home;
-use crate::config::{KeySettings, Pkcs11Settings, SoftwareSettings};
+use crate::config::{Backend, KeySettings, Pkcs11Settings, SoftwareSettings, TokenIdentity};
 
 /// The label of the token.
 const LABEL: &str = "mintmark dev";
@@ -102,17 +102,17 @@ async fn software(home: &Home) -> Result<KeySettings, KeyError> {
         SealKey::create_file(&seal_key).await?;
     }
     let dir = home.path().join("keys");
-    Ok(KeySettings::Software(SoftwareSettings { dir, seal_key: SecretSource::File(seal_key) }))
+    let seal_key = SecretSource::File(seal_key);
+    Ok(KeySettings::of(Backend::Software(SoftwareSettings { dir, seal_key })))
 }
 
 fn pkcs11(token: &Token) -> KeySettings {
-    KeySettings::Pkcs11(Pkcs11Settings {
-        module: token.module().to_owned(),
-        token: token.label().to_owned(),
+    let identity = TokenIdentity {
+        label: Some(token.label().to_owned()),
         serial: Some(token.serial().to_owned()),
-        pin: SecretSource::File(token.pin_file().to_owned()),
-        sessions: 2,
-        queue: 256,
-        read_write_sessions: false,
-    })
+        ..TokenIdentity::default()
+    };
+    let pin = SecretSource::File(token.pin_file().to_owned());
+    let token = Pkcs11Settings::of(token.module().to_owned(), identity, pin);
+    KeySettings::of(Backend::Pkcs11(Pkcs11Settings { sessions: 2, ..token }))
 }
