@@ -56,8 +56,8 @@ impl Embedded {
     /// Opens the store in `directory`, making both if they do not exist. Blocks while the whole file is
     /// read and checked.
     ///
-    /// [`StoreError::Unavailable`] if another process has it open, if the directory cannot be written, or
-    /// if a newer release has changed the layout; [`StoreError::Corrupt`] if the file is damaged.
+    /// [`StoreError::InUse`] if another process has it open, [`StoreError::Unavailable`] if the directory
+    /// cannot be written, or if a newer release has changed the layout; [`StoreError::Corrupt`] if the file is damaged.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         Self::open_keeping(directory, KEPT_COMMITS)
     }

@@ -111,12 +111,7 @@ fn in_use(path: &Path, lock: &mut File) -> StoreError {
         "" => "another process".to_owned(),
         pid => format!("process {pid}"),
     };
-    StoreError::Unavailable {
-        place: format!("state directory {}", path.display()),
-        reason: format!(
-            "{holder} has it open; stop that process, or give this one a directory of its own"
-        ),
-    }
+    StoreError::InUse { place: format!("state directory {}", path.display()), holder }
 }
 
 fn unusable(path: &Path, what: &str, error: &io::Error) -> StoreError {

@@ -74,21 +74,21 @@ pub(super) async fn create(arguments: &CreateKeys, screen: &mut Screen<'_>) -> R
 /// What an administrator may not expect of the server.
 fn notes(chosen: &Chosen, key_type: KeyType, configured: KeyType) -> Vec<String> {
     let mut notes = Vec::new();
-    if chosen.keys().creation == KeyCreation::Auto {
+    let of_server = &chosen.settings.authority_keys;
+    if chosen.settings.authorities.key_creation == KeyCreation::Auto {
         notes.push(format!(
-            "[keys.{}] create is \"auto\": the server makes keys itself and passes these over; set create = \
-             \"never\" for it to take them",
-            chosen.name
+            "[keys.{of_server}] create is \"auto\": the server makes keys itself and passes these over; set \
+             create = \"never\" for it to take them"
         ));
     }
     if key_type != configured {
         notes
             .push(format!("{configured} is configured: the server passes keys of {key_type} over"));
     }
-    if chosen.name != chosen.settings.authority_keys {
+    if chosen.name != *of_server {
         notes.push(format!(
-            "the authority's keys are in [keys.{}]: the server does not look here",
-            chosen.settings.authority_keys
+            "the server takes keys from [keys.{of_server}]: these are for it only if both sections describe \
+             the same place"
         ));
     }
     notes

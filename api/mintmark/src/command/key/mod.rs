@@ -106,7 +106,13 @@ impl Chosen {
     /// What our record says of keys, or why it cannot be read now. Makes no state store where there is none,
     /// and lets go of it at once: a server may be about to start.
     async fn ledger(&self) -> Result<Ledger, String> {
-        let Some(store) = self.record().await.map_err(|error| error.to_string())? else {
+        let told = |error| match error {
+            StoreError::InUse { place, holder } => {
+                format!("{holder} has {place} open; it is free while the server does not run")
+            }
+            error => error.to_string(),
+        };
+        let Some(store) = self.record().await.map_err(told)? else {
             return Err(format!(
                 "there is no state store in {} yet, so nothing is recorded of keys",
                 self.settings.store_dir.display()
@@ -126,10 +132,9 @@ impl Chosen {
                 "there is no state store in {folder}, and nothing is retired or destroyed without our \
                  record; run this where the server runs, as its user"
             ))),
-            Err(error @ StoreError::Unavailable { .. }) => Err(Failure::failed(format!(
-                "{error}. This command writes to the record, which one process has at a time: stop the \
-                 server, run this as the server's user, and start the server again; `key list` and \
-                 `key verify` work beside it"
+            Err(StoreError::InUse { place, holder }) => Err(Failure::failed(format!(
+                "{holder} has {place} open, and this command writes to the record in it: stop the server, run \
+                 this as the server's user, and start the server again"
             ))),
             Err(error) => Err(Failure::failed(error)),
         }

@@ -42,12 +42,12 @@ impl Search {
     /// The number to measure next, or `None` when the answer is known. Refines to a sixteenth.
     pub(super) fn next(&self) -> Option<usize> {
         let Some((&highest, _)) = self.rates.last_key_value() else { return Some(1) };
-        if highest < self.most && self.still_gains() {
-            return Some((highest * 2).min(self.most));
+        if self.still_gains() {
+            return (highest < self.most).then(|| (highest * 2).min(self.most));
         }
         let (below, enough) = self.bounds()?;
         let middle = below.midpoint(enough);
-        (enough - below > (enough / 16).max(1) && !self.rates.contains_key(&middle))
+        (enough - below > enough.div_ceil(16) && !self.rates.contains_key(&middle))
             .then_some(middle)
     }
 
