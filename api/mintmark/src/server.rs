@@ -146,13 +146,14 @@ async fn open_keys(settings: &Settings) -> Result<Arc<dyn KeyStore>, ServerError
             Arc::new(SoftwareStore::open(directory, seal, trust_domain, oversight).await?)
         }
         KeySettings::Pkcs11(token) => {
+            let oversight =
+                Oversight { verification: Verification::OUTSIDE, metrics: StoreMetrics::default() };
+            let (module, pin) = (token.module.clone(), token.pin.clone());
             let settings = pkcs11::Settings {
-                module: token.module.clone(),
-                token: token.selector(),
-                pin: token.pin.clone(),
                 sessions: token.sessions.into(),
                 queue: usize::try_from(token.queue).unwrap_or(usize::MAX),
                 read_write_sessions: token.read_write_sessions,
+                ..pkcs11::Settings::new(module, token.selector(), pin, oversight)
             };
             Arc::new(Pkcs11Store::open(settings, trust_domain).await?)
         }
