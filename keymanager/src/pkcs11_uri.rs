@@ -105,7 +105,8 @@ impl Pkcs11Uri {
         }
         let value = decoded(name, value, QUERY_CHARACTERS)?;
         if name == "module-path" {
-            let path = absolute(&value).ok_or_else(|| refused(name, "an absolute path is wanted"))?;
+            let path =
+                absolute(&value).ok_or_else(|| refused(name, "an absolute path is wanted"))?;
             return set(&mut self.module_path, name, path);
         }
         let file = value.strip_prefix("file:").and_then(|path| {
@@ -274,7 +275,8 @@ mod tests {
 
     #[test]
     fn a_pin_in_the_text_is_refused_and_not_repeated() {
-        for text in ["pkcs11:token=a?pin-value=4711", "pkcs11:token=a?4711", "pkcs11:token=a;4711"] {
+        for text in ["pkcs11:token=a?pin-value=4711", "pkcs11:token=a?4711", "pkcs11:token=a;4711"]
+        {
             let error = parse(text).unwrap_err();
             assert!(!error.to_string().contains("4711"), "{error}");
         }

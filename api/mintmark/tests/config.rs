@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use ca_core::authority::KeyCreation;
 use ca_core::key::{KeyType, RsaScheme};
+use keymanager::pkcs11::{Hashing, Template, TokenSelector};
 use keymanager::{SecretSource, Verification};
 use mintmark::config::{
-    self, AdminSection, Backend, ConfigError, File, Hash, IssuingSection, KeySection,
-    Pkcs11Settings, ServerSection, Settings, StoreSection, SubjectSection, TemplateChanges,
-    TemplateSection, TokenIdentity, TrustDomainSection,
+    self, AdminSection, Backend, ConfigError, File, IssuingSection, KeySection, Pkcs11Settings,
+    ServerSection, Settings, StoreSection, SubjectSection, TemplateSection, TrustDomainSection,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -299,13 +299,10 @@ fn a_key_store_says_who_makes_keys_and_what_is_verified() {
 #[test]
 fn a_token_is_named_by_keys_or_by_a_uri_and_by_nothing_twice() {
     let base = "pin = { file = \"pin\" }\nmodule = \"p.so\"\n";
-    let of_serial = TokenIdentity { serial: Some("1".to_owned()), ..TokenIdentity::default() };
-    assert_eq!(token(&format!("{base}serial = \"1\"")).token, of_serial);
+    assert_eq!(token(&format!("{base}serial = \"1\"")).token, TokenSelector::serial("1"));
     let by_uri = token("uri = \"pkcs11:token=a;model=m?module-path=/p.so&pin-source=file:/pin\"");
-    assert_eq!(
-        (by_uri.module.as_path(), by_uri.token.model.as_deref()),
-        (Path::new("/p.so"), Some("m"))
-    );
+    assert_eq!(by_uri.module, Path::new("/p.so"));
+    assert_eq!(by_uri.token, TokenSelector::label("a").with_model("m"));
     assert_eq!(by_uri.pin, SecretSource::File(PathBuf::from("/pin")));
     let beside = token(&format!("{base}uri = \"pkcs11:token=a\""));
     assert_eq!(beside.module, Path::new("/etc/mintmark/p.so"));
@@ -335,7 +332,7 @@ fn waits_of_a_token_have_bounds() {
     let set = token(&format!(
         "{base}queue_wait = \"1ms\"\nstall_limit = \"10m\"\nprobe_interval = \"1s\"\nhash = \"device\""
     ));
-    assert_eq!((set.queue_wait, set.hash), (Duration::from_millis(1), Hash::Device));
+    assert_eq!((set.queue_wait, set.hashing), (Duration::from_millis(1), Hashing::Device));
     assert_eq!(
         (set.stall_limit, set.probe_interval),
         (Duration::from_secs(600), Duration::from_secs(1))
@@ -359,10 +356,8 @@ fn a_template_may_say_less_and_never_that_a_key_may_leave() {
     let base = "token = \"a\"\npin = { file = \"pin\" }\nmodule = \"p.so\"\n[keys.hsm.template]\n";
     let changed =
         token(&format!("{base}omit = [\"copyable\", \"wrap\"]\nset = {{ modifiable = true }}"));
-    let expected = TemplateChanges {
-        omit: vec!["copyable".to_owned(), "wrap".to_owned()],
-        set: vec![("modifiable".to_owned(), true)],
-    };
+    let omit = ["copyable".to_owned(), "wrap".to_owned()];
+    let expected = Template::new(&omit, &[("modifiable".to_owned(), true)]).unwrap();
     assert_eq!(changed.template, expected);
     for attribute in ["sensitive", "extractable", "sign", "token", "private"] {
         for line in [format!("omit = [\"{attribute}\"]"), format!("set = {{ {attribute} = true }}")]
@@ -373,6 +368,39 @@ fn a_template_may_say_less_and_never_that_a_key_may_leave() {
             assert!(!found[0].starts_with("1:1"), "{found:?}");
         }
     }
+}
+
+#[test]
+fn key_stores_on_the_network_have_a_pace_and_keys_of_their_own() {
+    let remote = |lines: &str| {
+        let text = TOKEN.replace("type = \"pkcs11\"\n", lines);
+        parse(&text).map(|settings| settings.keys["hsm"].clone())
+    };
+    let kms = remote("type = \"aws_kms\"\nregion = \"eu-central-1\"\nrate = 500").unwrap();
+    assert_eq!(kms.verification, Verification::Always);
+    let Backend::AwsKms(kms) = kms.backend else { panic!("{kms:?}") };
+    assert_eq!((kms.deletion_days, kms.pace.in_flight, kms.pace.rate), (30, 128, 500));
+    let transit =
+        "type = \"transit\"\naddress = \"https://v:8200\"\naccess_token = { file = \"t\" }";
+    let transit = remote(transit).unwrap();
+    let Backend::Transit(transit) = transit.backend else { panic!("{transit:?}") };
+    assert_eq!((transit.mount.as_str(), transit.pace.in_flight), ("transit", 32));
+    assert_eq!(transit.access_token, SecretSource::File("/etc/mintmark/t".into()));
+
+    for (lines, said) in [
+        ("type = \"aws_kms\"", "\"region\" is missing"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nmount = \"m\"", "\"mount\" means nothing"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nsessions = 4", "\"sessions\" means nothing"),
+        ("type = \"aws_kms\"\nregion = \"x\"\ndeletion_days = 6", "7 to 30"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nin_flight = 4097", "1 to 4096"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nattempt_timeout = \"9ms\"", "\"10ms\" to \"1m\""),
+        ("type = \"transit\"\naddress = \"https://v\"", "\"access_token\" is missing"),
+    ] {
+        let refused = remote(lines).unwrap_err().to_string();
+        assert!(refused.contains(said), "{lines}: {refused}");
+    }
+    let own = faults(&MINIMAL.replace("[store]", "rate = 1\n[store]"));
+    assert_eq!(own, ["8:8: key \"rate\" means nothing for type = \"software\"; remove it"]);
 }
 
 #[test]
@@ -404,7 +432,7 @@ fn sample_all_on() -> String {
 #[test]
 fn the_annotated_sample_is_a_configuration() {
     let settings = parse(&sample()).unwrap();
-    assert_eq!(settings.keys.len(), 3);
+    assert_eq!(settings.keys.len(), 5);
     let all_on = parse(&sample_all_on()).unwrap();
     assert!(all_on.admin.group.is_some() && all_on.authorities.tokens.issuer.is_some());
 }
@@ -429,6 +457,11 @@ fn the_annotated_sample_shows_the_defaults() {
         "read_write_sessions",
         "omit",
         "set",
+        "deletion_days",
+        "mount",
+        "in_flight",
+        "rate",
+        "attempt_timeout",
     ];
     let unsaid = defaults
         .iter()

@@ -18,6 +18,6 @@ pub use public::{KeyId, KeyKind, PublicKey, PublicKeyError, Verifier};
 pub use signature::{Signature, SignatureError};
 pub use store::{
     ExpiredKey, KeyDescription, KeyError, KeyName, KeyNameError, KeyStore, SignError, SigningKey,
-    StoreDescription,
+    StoreDescription, StoreHealth,
 };
 pub use urgency::{Priority, Urgency};

@@ -115,6 +115,11 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
     /// What and where this store is, and which keys it can make.
     fn description(&self) -> &StoreDescription;
 
+    /// Whether it can be used now. A store whose keys are in this process always can.
+    fn health(&self) -> StoreHealth {
+        StoreHealth::Good
+    }
+
     /// Makes a new key. Fails with [`KeyError::Exists`] if the name is taken, by a retired key too,
     /// and with [`KeyError::Unsupported`] if the store cannot make such a key.
     async fn create(
@@ -169,6 +174,17 @@ impl ExpiredKey {
     pub fn name(&self) -> &KeyName {
         &self.0
     }
+}
+
+/// Whether a key store can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// The last signatures and probes were good.
+    Good,
+    /// It does not sign now, and is being brought back without a person; why.
+    Ailing(String),
+    /// It does not come back in this process: a person, or a new start, has to help; why.
+    Lost(String),
 }
 
 /// What a key store is.

@@ -1,33 +1,52 @@
-//! What a module's error means for us: whether another session, another time or a person helps.
+//! What a module's error means for us: what helps against it.
 
 use ca_core::key::{KeyError, SignError};
 use cryptoki::error::{Error, RvError};
+use cryptoki_sys::CKR_TOKEN_RESOURCE_EXCEEDED;
 
-/// A failed call, sorted by what helps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The session, its login or its handles are gone: a new session may work at once.
-    Session(String),
-    /// The device cannot work now: later may be better.
-    Device(String),
-    /// The PIN was refused: no second try, hardware locks after a few.
-    Credentials(String),
-    /// A setting, a key's usage or our own call is wrong: nothing changes by itself.
-    Refused(String),
+/// What helps against a failed call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Another session, at once: this one, its login or its handles are gone.
+    Session,
+    /// Another session; if that happens several times in a row, the library has lost its device.
+    Device,
+    /// The library has to be initialised anew, now and again until its device is back.
+    Library,
+    /// The same thing a little later: the device is busy or short of something.
+    Later,
+    /// Fewer sessions: the token allows no more.
+    Sessions,
+    /// Nothing: the PIN was refused, and hardware locks after a few tries.
+    Credentials,
+    /// Nothing: a setting, a key's usage or our own call is wrong.
+    Refused,
 }
 
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
+impl Class {
+    /// The name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Device => "device",
+            Self::Library => "library",
+            Self::Later => "later",
+            Self::Sessions => "sessions",
+            Self::Credentials => "credentials",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// Sorts a return code (PKCS#11 3.0 §5.1.6). Vendors' own codes are mostly about connections.
+    fn of(code: RvError) -> Self {
         use RvError::{
             Cancel, CryptokiNotInitialized, DeviceError, DeviceMemory, DeviceRemoved,
             FunctionCanceled, FunctionFailed, FunctionRejected, GeneralError, HostMemory,
             KeyHandleInvalid, ObjectHandleInvalid, OperationActive, OperationNotInitialized,
             PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked, SessionClosed,
             SessionCount, SessionHandleInvalid, SlotIdInvalid, TokenNotPresent, TokenNotRecognized,
-            UserNotLoggedIn, UserPinNotInitialized, VendorDefined,
+            UnknownErrorCode, UserNotLoggedIn, UserPinNotInitialized, VendorDefined,
         };
-        let said = first_sentence(&error.to_string());
-        let Error::Pkcs11(code, _) = error else { return Self::Refused(said) };
         match code {
             SessionHandleInvalid
             | SessionClosed
@@ -35,33 +54,73 @@ impl From<Error> for Fault {
             | OperationNotInitialized
             | ObjectHandleInvalid
             | KeyHandleInvalid
-            | UserNotLoggedIn
-            | DeviceError
-            | GeneralError
-            | VendorDefined(_) => Self::Session(said),
+            | UserNotLoggedIn => Self::Session,
+            DeviceError | GeneralError | VendorDefined(_) => Self::Device,
             TokenNotPresent
             | DeviceRemoved
             | TokenNotRecognized
             | SlotIdInvalid
-            | CryptokiNotInitialized
-            | FunctionFailed
+            | CryptokiNotInitialized => Self::Library,
+            FunctionFailed
             | DeviceMemory
             | HostMemory
+            | UnknownErrorCode(CKR_TOKEN_RESOURCE_EXCEEDED)
             | FunctionCanceled
             | Cancel
-            | FunctionRejected => Self::Device(said),
-            SessionCount => Self::Device(format!(
-                "{said}; the token allows no more sessions, use fewer per key"
-            )),
+            | FunctionRejected => Self::Later,
+            SessionCount => Self::Sessions,
             PinIncorrect
             | PinInvalid
             | PinLenRange
             | PinExpired
             | PinLocked
-            | UserPinNotInitialized => Self::Credentials(said),
-            _ => Self::Refused(said),
+            | UserPinNotInitialized => Self::Credentials,
+            _ => Self::Refused,
         }
     }
+}
+
+/// A failed call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// What helps.
+    pub(super) class: Class,
+    /// The module's return code by its name in the standard, or what else it is about.
+    pub(super) code: String,
+    /// For people.
+    pub(super) said: String,
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Pkcs11(code, function) => {
+                let name = name(code);
+                let meaning = first_sentence(&code.to_string());
+                let said = format!("{name} from C_{function:?}: {meaning}");
+                Self { class: Class::of(code), code: name, said }
+            }
+            other => {
+                let said = first_sentence(&other.to_string());
+                Self { class: Class::Refused, code: "binding".to_owned(), said }
+            }
+        }
+    }
+}
+
+/// `CKR_DEVICE_REMOVED` of `DeviceRemoved`; a vendor's own code by its number.
+fn name(code: RvError) -> String {
+    if let RvError::VendorDefined(number) | RvError::UnknownErrorCode(number) = code {
+        return format!("CKR_{number:#010x}");
+    }
+    let mut name = "CKR".to_owned();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
 }
 
 /// cryptoki says of an error what the standard says, which may be paragraphs; the first sentence names it.
@@ -71,45 +130,45 @@ fn first_sentence(text: &str) -> String {
 }
 
 impl Fault {
-    fn reason(self) -> String {
-        match self {
-            Self::Session(said)
-            | Self::Device(said)
-            | Self::Credentials(said)
-            | Self::Refused(said) => said,
-        }
+    /// A fault that no return code stands for.
+    pub(super) fn new(class: Class, code: &str, said: &str) -> Self {
+        Self { class, code: code.to_owned(), said: said.to_owned() }
+    }
+
+    /// The library has to be initialised anew.
+    pub(super) fn library(said: &str) -> Self {
+        Self::new(Class::Library, "generation", said)
     }
 
     /// For who manages keys in `place`.
     pub(super) fn key_error(self, place: &str) -> KeyError {
-        let place = place.to_owned();
-        match self {
-            Self::Session(reason) | Self::Device(reason) => KeyError::Unavailable { place, reason },
-            Self::Credentials(said) => {
+        let (place, reason) = (place.to_owned(), self.said);
+        match self.class {
+            Class::Session | Class::Device | Class::Library | Class::Later => {
+                KeyError::Unavailable { place, reason }
+            }
+            Class::Sessions => {
+                let reason = format!("{reason}; the token allows no more sessions, use fewer");
+                KeyError::Unavailable { place, reason }
+            }
+            Class::Credentials => {
                 let reason = format!(
-                    "{said}; it is not tried again, since tokens lock after a few tries: correct \
+                    "{reason}; it is not tried again, since tokens lock after a few tries: correct \
                      the PIN and start again"
                 );
                 KeyError::Credentials { place, reason }
             }
-            Self::Refused(reason) => KeyError::Setup { place, reason },
+            Class::Refused => KeyError::Setup { place, reason },
         }
     }
 
     /// For who wants a signature by `key`.
     pub(super) fn sign_error(self, key: String) -> SignError {
-        match self {
-            Self::Session(reason) | Self::Device(reason) => SignError::Unavailable { key, reason },
-            refused => SignError::Refused { key, reason: refused.reason() },
+        let reason = self.said;
+        match self.class {
+            Class::Credentials | Class::Refused => SignError::Refused { key, reason },
+            _ => SignError::Unavailable { key, reason },
         }
-    }
-}
-
-/// What a failed look-up means for who wants a signature by `key`.
-pub(super) fn sign_error(error: KeyError, key: String) -> SignError {
-    match error {
-        KeyError::Unavailable { reason, .. } => SignError::Unavailable { key, reason },
-        other => SignError::Refused { key, reason: other.to_string() },
     }
 }
 
@@ -123,42 +182,63 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lost_session_asks_for_another_one() {
-        for code in [
-            RvError::SessionHandleInvalid,
-            RvError::ObjectHandleInvalid,
-            RvError::UserNotLoggedIn,
-            RvError::OperationActive,
-            RvError::VendorDefined(0x8000_0001),
+    fn each_code_is_sorted_by_what_helps() {
+        for (codes, class) in [
+            (
+                &[
+                    RvError::SessionHandleInvalid,
+                    RvError::ObjectHandleInvalid,
+                    RvError::UserNotLoggedIn,
+                    RvError::OperationActive,
+                ][..],
+                Class::Session,
+            ),
+            (
+                &[RvError::DeviceError, RvError::GeneralError, RvError::VendorDefined(0x8000_0001)],
+                Class::Device,
+            ),
+            (
+                &[
+                    RvError::DeviceRemoved,
+                    RvError::TokenNotPresent,
+                    RvError::SlotIdInvalid,
+                    RvError::CryptokiNotInitialized,
+                ],
+                Class::Library,
+            ),
+            (&[RvError::FunctionFailed, RvError::DeviceMemory, RvError::Cancel], Class::Later),
+            (&[RvError::SessionCount], Class::Sessions),
+            (&[RvError::PinIncorrect, RvError::PinLocked], Class::Credentials),
+            (
+                &[
+                    RvError::MechanismInvalid,
+                    RvError::KeyFunctionNotPermitted,
+                    RvError::DataLenRange,
+                    RvError::FipsSelfTestFailed,
+                ],
+                Class::Refused,
+            ),
         ] {
-            assert!(matches!(fault(code), Fault::Session(_)), "{code:?}");
-        }
-        for code in [RvError::DeviceRemoved, RvError::FunctionFailed, RvError::SessionCount] {
-            assert!(matches!(fault(code), Fault::Device(_)), "{code:?}");
-        }
-        for code in [RvError::PinIncorrect, RvError::PinLocked] {
-            assert!(matches!(fault(code), Fault::Credentials(_)), "{code:?}");
-        }
-        for code in
-            [RvError::MechanismInvalid, RvError::KeyFunctionNotPermitted, RvError::DataLenRange]
-        {
-            assert!(matches!(fault(code), Fault::Refused(_)), "{code:?}");
+            for &code in codes {
+                assert_eq!(fault(code).class, class, "{code:?}");
+            }
         }
     }
 
     #[test]
-    fn a_fault_is_told_in_one_sentence() {
-        let Fault::Credentials(said) = fault(RvError::PinIncorrect) else { panic!() };
-        assert!(said.ends_with("does not match the PIN stored on the token"), "{said}");
+    fn a_fault_is_told_by_code_call_and_one_sentence() {
+        let told = fault(RvError::PinIncorrect);
+        assert_eq!(told.code, "CKR_PIN_INCORRECT");
+        assert!(told.said.starts_with("CKR_PIN_INCORRECT from C_Sign: "), "{}", told.said);
+        assert!(told.said.ends_with("does not match the PIN stored on the token"), "{}", told.said);
         for code in [RvError::DeviceError, RvError::SessionHandleInvalid, RvError::PinLocked] {
-            let said = fault(code).reason();
+            let said = fault(code).said;
             assert!(!said.contains(". ") && !said.ends_with('.'), "{said}");
         }
     }
 
     #[test]
     fn a_vendors_number_stays_in_the_message() {
-        let Fault::Session(said) = fault(RvError::VendorDefined(0x8000_1234)) else { panic!() };
-        assert!(said.contains(&0x8000_1234_u64.to_string()) || said.contains("80001234"), "{said}");
+        assert!(fault(RvError::VendorDefined(0x8000_1234)).said.contains("CKR_0x80001234"));
     }
 }

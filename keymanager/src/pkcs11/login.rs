@@ -6,7 +6,7 @@ use ca_core::key::KeyError;
 use cryptoki::error::{Error, Result, RvError};
 use cryptoki::types::AuthPin;
 
-use super::fault::Fault;
+use super::fault::{Class, Fault};
 use crate::secret::{SecretSource, trim_line_end};
 
 /// Holds the PIN, since a token that lost its sessions wants it again. Wiped when dropped.
@@ -46,7 +46,7 @@ impl Login {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(error) => {
                 let fault = Fault::from(error);
-                if matches!(fault, Fault::Credentials(_)) {
+                if fault.class == Class::Credentials {
                     *refused = Some(fault.clone());
                 }
                 Err(fault)
@@ -80,7 +80,7 @@ mod tests {
                     answer(RvError::PinIncorrect)
                 },
             );
-            assert!(matches!(result, Err(Fault::Credentials(_))));
+            assert_eq!(result.unwrap_err().class, Class::Credentials);
         }
         assert_eq!(tries.get(), 1);
     }
@@ -89,7 +89,7 @@ mod tests {
     fn a_failing_device_may_be_asked_again() {
         let login = login();
         let failed = login.ensure(|| Ok(false), |_| answer(RvError::FunctionFailed));
-        assert!(matches!(failed, Err(Fault::Device(_))));
+        assert_eq!(failed.unwrap_err().class, Class::Later);
         assert_eq!(login.ensure(|| Ok(false), |_| Ok(())), Ok(()));
     }
 

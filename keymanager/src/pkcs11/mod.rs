@@ -1,17 +1,27 @@
 //! Keys in a PKCS#11 token: an HSM, a smart card, SoftHSM.
 //!
-//! Each key has threads of its own, one session on each, behind a bounded queue: a session carries one
-//! operation at a time, a call into the module may take as long as it likes, and neither may hold up
-//! the runtime. Handles are looked up when a session is opened, never per signature. The token is
-//! logged in to once and never logged out of, since a logout ends every session's login at once.
+//! A token has a [`pool`] of threads, one session on each, behind one bounded [`queue`] for all its keys: a
+//! session carries one operation at a time, a call into the module may take as long as it likes, and
+//! neither may hold up the runtime. Handles are looked up once in each session, never per signature. The
+//! token is logged in to once and never logged out of, since a logout ends every session's login at once.
+//!
+//! What goes wrong is sorted by what helps ([`fault`]): another session, the same a little later, or the
+//! library initialised anew. That makes a new *generation* of the [`module`]: sessions and handles of the
+//! one before are never used again ([`gate`]), since their numbers may name other things by then.
 
+mod call;
 mod fault;
+mod gate;
 mod key;
 mod login;
 mod module;
 mod object;
+mod pool;
+mod queue;
 mod settings;
 mod token;
+mod watch;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,15 +31,21 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use async_trait::async_trait;
 use ca_core::key::{
     ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, SigningKey, StoreDescription,
+    StoreHealth,
 };
 use cryptoki::session::Session;
 
-pub use settings::{Settings, TokenSelector};
+pub use object::Template;
+pub use settings::{Hashing, Settings, TokenSelector};
 
 use crate::blocking;
 use crate::retirement::{Retirements, check_domain};
-use key::TokenKey;
-use token::Token;
+use crate::verification::{Oversight, Verifiers};
+use fault::Class;
+use key::{Facts, TokenKey};
+use object::{Failure, Pair};
+use pool::Pool;
+use token::{Token, TokenSession};
 
 /// The keys of one trust domain in one token.
 pub struct Pkcs11Store {
@@ -40,24 +56,26 @@ pub struct Pkcs11Store {
 /// What the blocking threads work on.
 struct Shared {
     trust_domain: String,
-    token: Arc<Token>,
-    sessions: usize,
-    queue: usize,
-    retired: Retirements,
+    // Dropped in this order: the managing session is closed before the threads that may wait for it.
     manager: Mutex<Manager>,
+    pool: Arc<Pool>,
+    retired: Retirements,
+    oversight: Oversight,
 }
 
 /// Managing keys is done by one thread at a time.
 #[derive(Default)]
 struct Manager {
     /// Stays open: the token logs out of itself when its last session closes.
-    session: Option<Session>,
-    /// The keys in use, so that finding one again shares its sessions.
+    session: Option<TokenSession>,
+    /// The keys in use, so that finding one again finds the same.
     live: BTreeMap<KeyName, Weak<TokenKey>>,
 }
 
 impl Pkcs11Store {
     /// Loads the module, finds the token and logs in to it, once.
+    ///
+    /// Signing needs a tokio runtime with its timer on.
     ///
     /// # Errors
     /// [`KeyError::Setup`] if a setting, the module, the token or the PIN's source is wrong,
@@ -82,7 +100,8 @@ impl Pkcs11Store {
     fn open_now(settings: &Settings, trust_domain: String) -> Result<Self, KeyError> {
         settings.check()?;
         let token = Token::open(settings)?;
-        let session = token.session()?;
+        // The login is tried here, once, before threads that would try it too.
+        let session = token.session().map_err(|fault| fault.key_error(token.place()))?;
         let description = StoreDescription {
             kind: "pkcs11",
             place: token.place().to_owned(),
@@ -92,24 +111,23 @@ impl Pkcs11Store {
         };
         let shared = Shared {
             trust_domain,
-            token: Arc::new(token),
-            sessions: settings.sessions,
-            queue: settings.queue,
-            retired: Retirements::default(),
             manager: Mutex::new(Manager { session: Some(session), live: BTreeMap::new() }),
+            pool: Arc::new(Pool::start(token, settings)?),
+            retired: Retirements::default(),
+            oversight: settings.oversight.clone(),
         };
         Ok(Self { description, shared: Arc::new(shared) })
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Shared, &mut Manager) -> Result<T, KeyError> + Send + 'static,
+        work: impl FnOnce(&Shared, &mut Manager) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, KeyError> {
         let shared = Arc::clone(&self.shared);
         blocking::run(&self.description.place, move || {
             // A panic under the lock leaves at worst a session to be opened again.
             let mut manager = shared.manager.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&shared, &mut manager)
+            work(&shared, &mut manager).map_err(|failure| failure.key_error(shared.token().place()))
         })
         .await
     }
@@ -125,6 +143,10 @@ impl fmt::Debug for Pkcs11Store {
 impl KeyStore for Pkcs11Store {
     fn description(&self) -> &StoreDescription {
         &self.description
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.shared.pool.health()
     }
 
     async fn create(
@@ -158,9 +180,7 @@ impl KeyStore for Pkcs11Store {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
         self.run(move |shared, manager| {
-            shared
-                .on_session(manager, |session| shared.token.inspect(session, &name))?
-                .ok_or_else(|| KeyError::NotFound(name.clone()))?;
+            shared.inspect(manager, &name)?.ok_or_else(|| not_found(&name))?;
             shared.retired.of(&name).set();
             Ok(())
         })
@@ -174,55 +194,70 @@ impl KeyStore for Pkcs11Store {
     }
 }
 
+fn not_found(name: &KeyName) -> Failure {
+    Failure::Key(KeyError::NotFound(name.clone()))
+}
+
 impl Shared {
+    fn token(&self) -> &Token {
+        self.pool.token()
+    }
+
     fn create(
         &self,
         manager: &mut Manager,
         name: &KeyName,
         key_type: KeyType,
-    ) -> Result<Arc<dyn SigningKey>, KeyError> {
-        let taken = self.on_session(manager, |session| self.token.inspect(session, name))?;
-        if taken.is_some() {
-            return Err(KeyError::Exists(name.clone()));
+    ) -> Result<Arc<dyn SigningKey>, Failure> {
+        if self.inspect(manager, name)?.is_some() || self.retired.contains(name) {
+            return Err(Failure::Key(KeyError::Exists(name.clone())));
         }
-        self.token.create(name, key_type)?;
-        let made = self.find(manager, name)?;
-        made.ok_or_else(|| KeyError::NotFound(name.clone()))
+        self.token().create(name, key_type)?;
+        self.find(manager, name)?.ok_or_else(|| not_found(name))
     }
 
     fn find(
         &self,
         manager: &mut Manager,
         name: &KeyName,
-    ) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
+    ) -> Result<Option<Arc<dyn SigningKey>>, Failure> {
+        let token = self.token();
         let found = self.on_session(manager, |session| {
-            let found = self.token.inspect(session, name)?;
+            let found = token.inspect(session, name)?;
             if let Some(pair) = &found {
-                self.token.prove(session, name, pair)?;
+                token.prove(session, name, pair)?;
             }
             Ok(found)
         })?;
         let Some(pair) = found.filter(|_| !self.retired.contains(name)) else { return Ok(None) };
         if let Some(key) = manager.live.get(name).and_then(Weak::upgrade)
             && *key.public_key() == pair.public_key
-            && !key.has_stopped()
         {
             return Ok(Some(key));
         }
-        let key = Arc::new(TokenKey::start(
-            &self.token,
-            name,
-            pair.public_key,
-            self.sessions,
-            self.queue,
-            self.retired.of(name),
-        )?);
+        let key = Arc::new(self.key(name, pair)?);
         manager.live.insert(name.clone(), Arc::downgrade(&key));
         Ok(Some(key))
     }
 
-    fn list(&self, manager: &mut Manager) -> Result<Vec<KeyName>, KeyError> {
-        let labels = self.on_session(manager, |session| self.token.labels(session))?;
+    fn key(&self, name: &KeyName, pair: Pair) -> Result<TokenKey, Failure> {
+        let verifiers = Verifiers::new(&pair.public_key, self.oversight.verification);
+        let verifiers = verifiers.map_err(|error| {
+            Failure::Key(KeyError::Unsafe { name: name.clone(), reason: error.to_string() })
+        })?;
+        let facts = Facts::new(
+            name.clone(),
+            self.token().algorithms(&pair.public_key),
+            pair.public_key,
+            self.retired.of(name),
+            verifiers,
+            self.oversight.metrics.key(name),
+        );
+        Ok(TokenKey::new(Arc::clone(&self.pool), Arc::new(facts)))
+    }
+
+    fn list(&self, manager: &mut Manager) -> Result<Vec<KeyName>, Failure> {
+        let labels = self.on_session(manager, |session| Ok(object::labels(session)?))?;
         let names: BTreeSet<KeyName> = labels
             .iter()
             .filter_map(|label| KeyName::parse(label).ok())
@@ -236,39 +271,52 @@ impl Shared {
         &self,
         manager: &mut Manager,
         name: KeyName,
-    ) -> Result<Option<KeyDescription>, KeyError> {
-        let pair = self.on_session(manager, |session| self.token.inspect(session, &name))?;
-        let Some(pair) = pair.filter(|_| !self.retired.contains(&name)) else { return Ok(None) };
+    ) -> Result<Option<KeyDescription>, Failure> {
+        let found = self.inspect(manager, &name)?;
+        let Some(pair) = found.filter(|_| !self.retired.contains(&name)) else { return Ok(None) };
         Ok(Some(KeyDescription {
             name,
-            algorithms: vec![pair.public_key.kind().usual_algorithm()],
+            algorithms: self.token().algorithms(&pair.public_key),
             public_key: pair.public_key,
-            location: format!("object {} in {}", pair.private, self.token.place()),
-            facts: Vec::new(),
+            location: format!("object {} of {}", pair.private, self.token().place()),
+            facts: pair.facts,
         }))
     }
 
-    fn destroy(&self, manager: &mut Manager, name: &KeyName) -> Result<String, KeyError> {
-        let found = self.on_session(manager, |session| self.token.inspect(session, name))?;
-        found.ok_or_else(|| KeyError::NotFound(name.clone()))?;
+    fn destroy(&self, manager: &mut Manager, name: &KeyName) -> Result<String, Failure> {
+        self.inspect(manager, name)?.ok_or_else(|| not_found(name))?;
         self.retired.of(name).set();
         manager.live.remove(name);
-        self.token.destroy(name)?;
-        Ok(format!("destroyed in {}", self.token.place()))
+        self.token().destroy(name)?;
+        Ok(format!("destroyed in {}", self.token().place()))
     }
 
-    /// Runs `work` on the managing session; opens another and tries once more if that one was lost.
+    fn inspect(&self, manager: &mut Manager, name: &KeyName) -> Result<Option<Pair>, Failure> {
+        self.on_session(manager, |session| self.token().inspect(session, name))
+    }
+
+    /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
+    /// opens another and tries once more; if the library has lost its device, brings that back first.
     fn on_session<T>(
         &self,
         manager: &mut Manager,
-        work: impl Fn(&Session) -> Result<T, KeyError>,
-    ) -> Result<T, KeyError> {
+        work: impl Fn(&Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let token = self.token();
         if let Some(session) = &manager.session {
-            match self.token.check_login(session).and_then(|()| work(session)) {
-                Err(KeyError::Unavailable { .. }) => manager.session = None,
-                result => return result,
+            let result = session.run(|session| {
+                token.log_in(session)?;
+                work(session)
+            });
+            let Err(Failure::Token(fault)) = result else { return result };
+            let generation = session.generation();
+            manager.session = None;
+            match fault.class {
+                Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
+                Class::Library => self.pool.inner().recover(generation, &fault.said),
+                Class::Session | Class::Device | Class::Later | Class::Sessions => {}
             }
         }
-        work(manager.session.insert(self.token.session()?))
+        manager.session.insert(token.session()?).run(work)
     }
 }

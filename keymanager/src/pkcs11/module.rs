@@ -1,19 +1,48 @@
-//! The PKCS#11 libraries loaded into this process: one context for each, initialised once, for ever.
+//! The PKCS#11 libraries loaded into this process: one context for each, initialised once, and again only
+//! when the library has lost its device.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ca_core::key::KeyError;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 
+use super::call::SignCalls;
+use super::fault::{Class, Fault};
+use super::gate::{Gate, Inside};
+
 /// By canonical path. `C_Initialize` counts per process, not per user of the library, so neither may
 /// two stores do it, nor may one finalise what the other is using: a loaded module stays.
-static MODULES: Mutex<BTreeMap<PathBuf, Pkcs11>> = Mutex::new(BTreeMap::new());
+static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
 
-/// The context of the library at `path`, loaded if it was not.
-pub(super) fn load(path: &Path) -> Result<Pkcs11, KeyError> {
+/// Network HSM take seconds.
+const LONGEST_INITIALISATION: Duration = Duration::from_secs(10);
+
+/// The code of a recovery that a hanging call forbids.
+pub(super) const HANGS: &str = "hangs";
+
+/// A loaded library.
+pub(super) struct Module {
+    context: Pkcs11,
+    calls: SignCalls,
+    gate: Gate,
+    /// Held by the one thread that initialises the library anew.
+    recovery: Mutex<()>,
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Module(generation {})", self.generation())
+    }
+}
+
+/// The library at `path`, loaded if it was not.
+pub(super) fn load(path: &Path) -> Result<Arc<Module>, KeyError> {
     let setup = |reason: String| KeyError::Setup {
         place: format!("PKCS#11 module {}", path.display()),
         reason,
@@ -29,21 +58,106 @@ pub(super) fn load(path: &Path) -> Result<Pkcs11, KeyError> {
     })?;
     // Held while loading, so that a second store waits for the first one's initialisation.
     let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(context) = modules.get(&canonical) {
-        return Ok(context.clone());
+    if let Some(module) = modules.get(&canonical) {
+        return Ok(Arc::clone(module));
     }
-    let context = Pkcs11::new(&canonical).map_err(|error| {
+    let no_module = |error: &dyn fmt::Display| {
         setup(format!("it does not load: {error}; name the library that the vendor documents"))
-    })?;
+    };
+    let context = Pkcs11::new(&canonical).map_err(|error| no_module(&error))?;
+    let calls = SignCalls::load(&canonical).map_err(|error| no_module(&error))?;
+    if let Err(error) = initialize(&context) {
+        // Some libraries are half initialised after that, and would say so at the next try.
+        let _ = context.finalize();
+        return Err(setup(format!("it does not initialise: {error}; see the vendor's log")));
+    }
+    let module =
+        Arc::new(Module { context, calls, gate: Gate::open_at(1), recovery: Mutex::new(()) });
+    modules.insert(canonical, Arc::clone(&module));
+    Ok(module)
+}
+
+fn initialize(context: &Pkcs11) -> cryptoki::error::Result<()> {
     match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
         // Something else in this process uses the library too, which is its right.
-        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        Err(error) => {
-            return Err(setup(format!("it does not initialise: {error}; see the vendor's log")));
+        Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        result => result,
+    }
+}
+
+impl Module {
+    /// The context, for calls made [inside](Self::enter).
+    pub(super) fn context(&self) -> &Pkcs11 {
+        &self.context
+    }
+
+    /// The two calls of a signature, for calls made [inside](Self::enter).
+    pub(super) fn calls(&self) -> &SignCalls {
+        &self.calls
+    }
+
+    /// How often it has been initialised.
+    pub(super) fn generation(&self) -> u64 {
+        self.gate.generation()
+    }
+
+    /// Lets this thread call the library with handles of that generation.
+    ///
+    /// # Errors
+    /// [`Class::Library`](super::fault::Class::Library) if the handles are of the past, or the library is being initialised.
+    pub(super) fn enter(&self, generation: u64) -> Result<Inside<'_>, Fault> {
+        self.gate
+            .enter(generation)
+            .ok_or_else(|| Fault::library("the module has been initialised anew since"))
+    }
+
+    /// Lets this thread call the library, for handles that it is about to get: with the present generation.
+    /// Waits while the library is being initialised, for some seconds.
+    ///
+    /// # Errors
+    /// [`Class::Library`](super::fault::Class::Library) if that takes longer.
+    pub(super) fn enter_now(&self) -> Result<(u64, Inside<'_>), Fault> {
+        let end = Instant::now() + LONGEST_INITIALISATION;
+        loop {
+            let generation = self.generation();
+            match self.enter(generation) {
+                Ok(inside) => return Ok((generation, inside)),
+                Err(fault) if Instant::now() >= end => return Err(fault),
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
         }
     }
-    modules.insert(canonical, context.clone());
-    Ok(context)
+
+    /// Initialises the library anew, unless somebody has done so since generation `seen`. Waits for the
+    /// calls under way, at most `patience`; a thread that hangs in the library forbids it.
+    ///
+    /// # Errors
+    /// [`Class::Library`](super::fault::Class::Library) if it does not come back; it may be tried again.
+    pub(super) fn recover(&self, seen: u64, patience: Duration) -> Result<(), Fault> {
+        let _turn = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.generation();
+        if generation != seen && !self.gate.is_closed() {
+            return Ok(());
+        }
+        if !self.gate.close(patience) {
+            self.gate.open(generation);
+            let reason = "a call hangs in the module, so it cannot be initialised anew";
+            return Err(Fault::new(Class::Library, HANGS, reason));
+        }
+        match self.context.clone().finalize() {
+            // It was finalised under us, or has lost its own state.
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
+            Err(error) => tracing::warn!(%error, "C_Finalize failed; C_Initialize is tried"),
+        }
+        match initialize(&self.context) {
+            Ok(()) => {
+                self.gate.open(generation + 1);
+                Ok(())
+            }
+            // The gate stays closed: there is no library to call until the next try.
+            Err(error) => Err(Fault::library(&format!("the module does not initialise: {error}"))),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -18,10 +18,89 @@ const P384: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
 const ED25519: &[u8] = b"\x06\x03\x2b\x65\x70";
 const ED25519_NAME: &[u8] = b"\x13\x0cedwards25519";
 
+/// Why a key could not be looked at: the token failed, or the key is not as it must be.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Token(Fault),
+    Key(KeyError),
+}
+
+impl Failure {
+    /// For who manages keys in `place`.
+    pub(super) fn key_error(self, place: &str) -> KeyError {
+        match self {
+            Self::Token(fault) => fault.key_error(place),
+            Self::Key(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Token(error.into())
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Token(fault)
+    }
+}
+
+/// What is said of a new private key beside that it can only sign and never leaves, for modules that take
+/// less than all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Template {
+    omitted: Vec<&'static str>,
+    modifiable: bool,
+    copyable: bool,
+}
+
+/// Attributes that a module may reject. That the key cannot do what they forbid is read back all the same.
+const OMITTABLE: &[&str] =
+    &["sign_recover", "decrypt", "unwrap", "derive", "modifiable", "copyable", "encrypt", "wrap"];
+
+impl Template {
+    /// Changes to the usual template: attributes to leave out (`sign_recover`, `decrypt`, `unwrap`, `derive`,
+    /// `modifiable`, `copyable`; of the public half `encrypt`, `wrap`) and values other than the usual
+    /// `false` (`modifiable` and `copyable` alone).
+    ///
+    /// # Errors
+    /// What cannot be changed, and why.
+    pub fn new(omit: &[String], set: &[(String, bool)]) -> std::result::Result<Self, String> {
+        let mut template = Self::default();
+        for name in omit {
+            let known = OMITTABLE.iter().find(|known| *known == name).ok_or_else(|| {
+                format!("{name:?} cannot be left out; only {} can", OMITTABLE.join(", "))
+            })?;
+            template.omitted.push(known);
+        }
+        for (name, value) in set {
+            match name.as_str() {
+                "modifiable" => template.modifiable = *value,
+                "copyable" => template.copyable = *value,
+                _ => {
+                    return Err(format!(
+                        "{name:?} cannot be changed: a key of an authority signs and does nothing \
+                         else, and never leaves; modifiable and copyable can be set"
+                    ));
+                }
+            }
+        }
+        Ok(template)
+    }
+
+    fn keeps(&self, name: &str) -> bool {
+        !self.omitted.contains(&name)
+    }
+}
+
 /// A key pair that keeps its promises, as far as the token tells.
 pub(super) struct Pair {
     pub(super) private: ObjectHandle,
     pub(super) public_key: PublicKey,
+    /// What the private object says of itself, for people.
+    pub(super) facts: Vec<(String, String)>,
 }
 
 /// Makes a key pair whose private half can only sign and never leaves; returns public and private.
@@ -32,40 +111,53 @@ pub(super) fn generate(
     session: &Session,
     name: &KeyName,
     key_type: KeyType,
-) -> Result<(ObjectHandle, ObjectHandle)> {
+    template: &Template,
+) -> std::result::Result<(ObjectHandle, ObjectHandle), Failure> {
     let mut id = [0; 20];
     aws_lc_rs::rand::fill(&mut id).map_err(|_| Error::InvalidValue)?;
     let label = name.as_str().as_bytes();
-    let (mechanism, shape) = recipe(key_type);
+    let (mechanism, shape) = recipe(key_type).ok_or(Error::InvalidValue)?;
     let mut public = vec![
         Attribute::Token(true),
         Attribute::Verify(true),
-        Attribute::Encrypt(false),
-        Attribute::Wrap(false),
         Attribute::Label(label.to_vec()),
         Attribute::Id(id.to_vec()),
     ];
     public.extend(shape);
     // Everything is said: what is left out has another default in each module.
-    let private = [
+    let mut private = vec![
         Attribute::Token(true),
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Sign(true),
-        Attribute::SignRecover(false),
-        Attribute::Decrypt(false),
-        Attribute::Unwrap(false),
-        Attribute::Derive(false),
-        Attribute::Modifiable(false),
-        Attribute::Copyable(false),
         Attribute::Label(label.to_vec()),
         Attribute::Id(id.to_vec()),
     ];
-    session.generate_key_pair(&mechanism, &public, &private)
+    for (attribute, value) in
+        [("encrypt", Attribute::Encrypt(false)), ("wrap", Attribute::Wrap(false))]
+    {
+        if template.keeps(attribute) {
+            public.push(value);
+        }
+    }
+    for (attribute, value) in [
+        ("sign_recover", Attribute::SignRecover(false)),
+        ("decrypt", Attribute::Decrypt(false)),
+        ("unwrap", Attribute::Unwrap(false)),
+        ("derive", Attribute::Derive(false)),
+        ("modifiable", Attribute::Modifiable(template.modifiable)),
+        ("copyable", Attribute::Copyable(template.copyable)),
+    ] {
+        if template.keeps(attribute) {
+            private.push(value);
+        }
+    }
+    Ok(session.generate_key_pair(&mechanism, &public, &private)?)
 }
 
-fn recipe(key_type: KeyType) -> (Mechanism<'static>, Vec<Attribute>) {
+/// The generator and the shape of a key; `None` for kinds that tokens do not make.
+fn recipe(key_type: KeyType) -> Option<(Mechanism<'static>, Vec<Attribute>)> {
     let curve = |params: &[u8]| vec![Attribute::EcParams(params.to_vec())];
     let rsa = |bits: u16| {
         vec![
@@ -73,16 +165,15 @@ fn recipe(key_type: KeyType) -> (Mechanism<'static>, Vec<Attribute>) {
             Attribute::PublicExponent(vec![1, 0, 1]),
         ]
     };
-    match key_type {
+    Some(match key_type {
         KeyType::EcP256 => (Mechanism::EccKeyPairGen, curve(P256)),
         KeyType::EcP384 => (Mechanism::EccKeyPairGen, curve(P384)),
         KeyType::Rsa2048 => (Mechanism::RsaPkcsKeyPairGen, rsa(2048)),
         KeyType::Rsa3072 => (Mechanism::RsaPkcsKeyPairGen, rsa(3072)),
         KeyType::Rsa4096 => (Mechanism::RsaPkcsKeyPairGen, rsa(4096)),
-        KeyType::Ed25519 | KeyType::MlDsa44 | KeyType::MlDsa65 => {
-            (Mechanism::EccEdwardsKeyPairGen, curve(ED25519_NAME))
-        }
-    }
+        KeyType::Ed25519 => (Mechanism::EccEdwardsKeyPairGen, curve(ED25519_NAME)),
+        KeyType::MlDsa44 | KeyType::MlDsa65 => return None,
+    })
 }
 
 /// Destroys both halves of a key pair.
@@ -118,35 +209,11 @@ pub(super) fn inspect(
     session: &Session,
     name: &KeyName,
     place: &str,
-) -> std::result::Result<Option<Pair>, KeyError> {
-    let failed = |error: Error| Fault::from(error).key_error(place);
-    let refused = |reason: String| KeyError::Unsafe { name: name.clone(), reason };
-    let half = |reason: String| KeyError::Incomplete { name: name.clone(), reason };
-    let of_class = |class| {
-        let label = Attribute::Label(name.as_str().as_bytes().to_vec());
-        session.find_objects(&[Attribute::Class(class), Attribute::Token(true), label])
-    };
-    let privates = of_class(ObjectClass::PRIVATE_KEY).map_err(failed)?;
-    let publics = of_class(ObjectClass::PUBLIC_KEY).map_err(failed)?;
-    let (private, public) = match (&privates[..], &publics[..]) {
-        ([], []) => return Ok(None),
-        (&[private], &[public]) => (private, public),
-        ([], [_, ..]) => {
-            let hint = "delete the public object or restore the private one from a backup";
-            return Err(half(format!("only its public half is in the token; {hint}")));
-        }
-        ([_], []) => {
-            let hint = "write the public key back under the same label and id";
-            return Err(half(format!("its public half is missing in the token; {hint}")));
-        }
-        _ => {
-            let count = privates.len().max(publics.len());
-            let (name, place) = (name.clone(), place.to_owned());
-            return Err(KeyError::Ambiguous { name, count, place });
-        }
-    };
-    let own = Attributes::read(session, private, PRIVATE_ATTRIBUTES).map_err(failed)?;
-    let shown = Attributes::read(session, public, PUBLIC_ATTRIBUTES).map_err(failed)?;
+) -> std::result::Result<Option<Pair>, Failure> {
+    let refused = |reason: String| Failure::Key(KeyError::Unsafe { name: name.clone(), reason });
+    let Some((private, public)) = halves(session, name, place)? else { return Ok(None) };
+    let own = Attributes::read(session, private, PRIVATE_ATTRIBUTES)?;
+    let shown = Attributes::read(session, public, PUBLIC_ATTRIBUTES)?;
     own.check_promises().map_err(refused)?;
     if own.id() != shown.id() || own.key_type() != shown.key_type() {
         return Err(refused(
@@ -154,7 +221,40 @@ pub(super) fn inspect(
         ));
     }
     let public_key = shown.public_key().map_err(refused)?;
-    Ok(Some(Pair { private, public_key }))
+    Ok(Some(Pair { private, public_key, facts: own.facts() }))
+}
+
+/// The private and the public object of that name: exactly one of each, or none.
+fn halves(
+    session: &Session,
+    name: &KeyName,
+    place: &str,
+) -> std::result::Result<Option<(ObjectHandle, ObjectHandle)>, Failure> {
+    let half =
+        |reason: String| Err(Failure::Key(KeyError::Incomplete { name: name.clone(), reason }));
+    let of_class = |class| {
+        let label = Attribute::Label(name.as_str().as_bytes().to_vec());
+        session.find_objects(&[Attribute::Class(class), Attribute::Token(true), label])
+    };
+    let privates = of_class(ObjectClass::PRIVATE_KEY)?;
+    let publics = of_class(ObjectClass::PUBLIC_KEY)?;
+    match (&privates[..], &publics[..]) {
+        ([], []) => Ok(None),
+        (&[private], &[public]) => Ok(Some((private, public))),
+        ([], [_, ..]) => {
+            let hint = "delete the public object or restore the private one from a backup";
+            half(format!("only its public half is in the token; {hint}"))
+        }
+        ([_], []) => {
+            let hint = "write the public key back under the same label and id";
+            half(format!("its public half is missing in the token; {hint}"))
+        }
+        _ => {
+            let count = privates.len().max(publics.len());
+            let (name, place) = (name.clone(), place.to_owned());
+            Err(Failure::Key(KeyError::Ambiguous { name, count, place }))
+        }
+    }
 }
 
 /// What a private key must say of itself, and what it means if it says otherwise or nothing.
@@ -250,6 +350,16 @@ impl Attributes {
                 _ => None,
             }
         })
+    }
+
+    /// For people, in the words of the standard.
+    fn facts(&self) -> Vec<(String, String)> {
+        let id = self.id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
+        let flags = PROMISES.iter().map(|promise| promise.0).chain(OTHER_USES.iter().copied());
+        let flags = flags.filter_map(|attribute| {
+            self.flag(attribute).map(|value| (attribute.to_string(), value.to_string()))
+        });
+        id.map(|id| ("CKA_ID".to_owned(), id)).into_iter().chain(flags).collect()
     }
 
     fn id(&self) -> Option<&[u8]> {

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ca_core::key::KeyError;
 
+use super::object::Template;
 use crate::secret::SecretSource;
+use crate::verification::Oversight;
 
 /// Which token to use and how.
 #[derive(Debug, Clone)]
@@ -16,58 +19,153 @@ pub struct Settings {
     pub token: TokenSelector,
     /// Where the user PIN is read from, once, when the store is opened.
     pub pin: SecretSource,
-    /// Sessions per key, each with a thread of its own, 1 to 64. For a soft token the number of cores;
-    /// for hardware the wanted rate times the time of one signature, and half as much again. Too few
-    /// leave the device idle, too many only add waiting.
+    /// Sessions that sign, each with a thread of its own, 1 to 1024. For a soft token the number of cores;
+    /// for hardware the wanted rate times the time of one signature, and half as much again
+    /// (`mintmark key probe` measures it). Too few leave the device idle, too many only add waiting.
     pub sessions: usize,
-    /// Jobs per key that may wait for a session, 1 to 65536. Signing is `Busy` beyond that. Holds as
-    /// much as the device signs in the longest wait that is still useful, say 50 ms.
+    /// Jobs that may wait for a session at most, 1 to 65536, however fast the device is: a bound on memory.
     pub queue: usize,
+    /// How long jobs may wait: as many are let in as the device signs in that time (and 64 always), the rest
+    /// is refused as `Busy` at once.
+    pub queue_wait: Duration,
+    /// A call that takes longer hangs: its caller is answered and another thread takes over.
+    pub stall_limit: Duration,
+    /// How often a probe is signed to see that the device works; at least a second.
+    pub probe_interval: Duration,
+    /// Who hashes.
+    pub hashing: Hashing,
     /// Opens read-write sessions for signing too, for modules that know no others (AWS CloudHSM).
     pub read_write_sessions: bool,
+    /// What is said of a new key.
+    pub template: Template,
+    /// How its keys are watched.
+    pub oversight: Oversight,
+}
+
+/// Who computes the digest of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hashing {
+    /// This process; the device signs the digest (`CKM_ECDSA`, `CKM_RSA_PKCS`, `CKM_RSA_PKCS_PSS`).
+    #[default]
+    Host,
+    /// The device (`CKM_ECDSA_SHA256` and the like), as some firmware in FIPS mode insists.
+    Device,
 }
 
 impl Settings {
+    /// As most tokens want it; the caller names module, token, PIN and oversight.
+    #[must_use]
+    pub fn new(
+        module: PathBuf,
+        token: TokenSelector,
+        pin: SecretSource,
+        oversight: Oversight,
+    ) -> Self {
+        Self {
+            module,
+            token,
+            pin,
+            sessions: 4,
+            queue: 4096,
+            queue_wait: Duration::from_millis(50),
+            stall_limit: Duration::from_secs(10),
+            probe_interval: Duration::from_secs(5),
+            hashing: Hashing::Host,
+            read_write_sessions: false,
+            template: Template::default(),
+            oversight,
+        }
+    }
+
     /// Refuses what is out of bounds.
     pub(super) fn check(&self) -> Result<(), KeyError> {
         let setup = |reason: &str| KeyError::Setup {
             place: format!("PKCS#11 token {}", self.token),
             reason: reason.to_owned(),
         };
-        if !(1..=64).contains(&self.sessions) {
-            return Err(setup("1 to 64 sessions per key are possible"));
+        if !(1..=1024).contains(&self.sessions) {
+            return Err(setup("1 to 1024 sessions are possible"));
         }
         if !(1..=65_536).contains(&self.queue) {
-            return Err(setup("a queue of 1 to 65536 jobs per key is possible"));
+            return Err(setup("a queue of 1 to 65536 jobs is possible"));
+        }
+        if self.queue_wait > Duration::from_secs(60) {
+            return Err(setup("jobs may wait 60 s at most"));
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&self.stall_limit) {
+            return Err(setup("a stall limit of 100 ms to 10 min is possible"));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.probe_interval) {
+            return Err(setup("a probe every second to every hour is possible"));
+        }
+        if self.token.is_empty() {
+            return Err(setup("nothing says which token; give its label or its serial number"));
         }
         Ok(())
     }
 }
 
-/// Tells a token from the others of its module. Never by slot: slots are renumbered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Tells a token from the others of its module, by all that is said. Never by slot: slots are renumbered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenSelector {
-    label: String,
+    label: Option<String>,
     serial: Option<String>,
+    manufacturer: Option<String>,
+    model: Option<String>,
+}
+
+/// What a token says of itself.
+pub(super) struct TokenFacts<'a> {
+    pub(super) label: &'a str,
+    pub(super) serial: &'a str,
+    pub(super) manufacturer: &'a str,
+    pub(super) model: &'a str,
 }
 
 impl TokenSelector {
-    /// The token with this label, as long as there is one only.
+    /// The token with this label.
     #[must_use]
     pub fn label(label: &str) -> Self {
-        Self { label: label.to_owned(), serial: None }
+        Self { label: Some(label.to_owned()), ..Self::default() }
     }
 
-    /// Of the tokens with that label, the one with this serial number.
+    /// The token with this serial number.
+    #[must_use]
+    pub fn serial(serial: &str) -> Self {
+        Self { serial: Some(serial.to_owned()), ..Self::default() }
+    }
+
+    /// Of those, the one with this serial number.
     #[must_use]
     pub fn with_serial(self, serial: &str) -> Self {
         Self { serial: Some(serial.to_owned()), ..self }
     }
 
-    /// Tokens pad both with blanks, some modules with NULs.
-    pub(super) fn matches(&self, label: &str, serial: &str) -> bool {
-        let same = |left: &str, right: &str| trim(left) == trim(right);
-        same(&self.label, label) && self.serial.as_ref().is_none_or(|own| same(own, serial))
+    /// Of those, the one of this manufacturer.
+    #[must_use]
+    pub fn with_manufacturer(self, manufacturer: &str) -> Self {
+        Self { manufacturer: Some(manufacturer.to_owned()), ..self }
+    }
+
+    /// Of those, the one of this model.
+    #[must_use]
+    pub fn with_model(self, model: &str) -> Self {
+        Self { model: Some(model.to_owned()), ..self }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.label.is_none() && self.serial.is_none()
+    }
+
+    /// Tokens pad what they say with blanks, some modules with NULs.
+    pub(super) fn matches(&self, token: &TokenFacts<'_>) -> bool {
+        let same = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().is_none_or(|wanted| trim(wanted) == trim(found))
+        };
+        same(&self.label, token.label)
+            && same(&self.serial, token.serial)
+            && same(&self.manufacturer, token.manufacturer)
+            && same(&self.model, token.model)
     }
 }
 
@@ -78,11 +176,21 @@ pub(super) fn trim(text: &str) -> &str {
 
 impl fmt::Display for TokenSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.label)?;
-        match &self.serial {
-            Some(serial) => write!(f, " (serial {serial})"),
-            None => Ok(()),
+        let said = [
+            ("serial", &self.serial),
+            ("manufacturer", &self.manufacturer),
+            ("model", &self.model),
+        ];
+        match &self.label {
+            Some(label) => write!(f, "\"{label}\"")?,
+            None => write!(f, "of any label")?,
         }
+        for (name, value) in said {
+            if let Some(value) = value {
+                write!(f, " ({name} {value})")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -91,11 +199,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_is_no_part_of_a_label_or_serial() {
-        let selector = TokenSelector::label("ca").with_serial("12ab");
-        assert!(selector.matches("ca                    ", "12ab\0\0"));
-        assert!(!selector.matches("ca 2", "12ab"));
-        assert!(!selector.matches("ca", "12ac"));
-        assert!(TokenSelector::label("ca").matches("ca", "anything"));
+    fn all_that_is_said_must_match_and_padding_is_no_part_of_it() {
+        let token = TokenFacts {
+            label: "ca                    ",
+            serial: "12ab\0\0",
+            manufacturer: "Acme ",
+            model: "HSM 7",
+        };
+        let ca = || TokenSelector::label("ca");
+        assert!(ca().matches(&token));
+        assert!(
+            ca().with_serial("12ab").with_manufacturer("Acme").with_model("HSM 7").matches(&token)
+        );
+        assert!(TokenSelector::serial("12ab").matches(&token));
+        for other in [
+            TokenSelector::label("ca 2"),
+            ca().with_serial("12ac"),
+            ca().with_manufacturer("Acme Inc."),
+            ca().with_model("HSM"),
+        ] {
+            assert!(!other.matches(&token), "{other}");
+        }
     }
 }

@@ -1,53 +1,80 @@
-//! One token: found by its label, logged in to, and what can be done in it on a session.
+//! One token: found by what it says of itself, logged in to, and what can be done in it on a session.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ca_core::key::{KeyError, KeyName, KeyType, Signature, ToBeSigned};
+use ca_core::key::{
+    KeyError, KeyName, KeyType, PublicKey, Signature, SignatureAlgorithm, ToBeSigned,
+};
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::MechanismType;
+use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
+use prometheus_client::metrics::gauge::Gauge;
 
-use super::fault::Fault;
-use super::key::Input;
+use super::call::{self, Input};
+use super::fault::{Class, Fault};
 use super::login::Login;
-use super::object::{self, Pair};
-use super::settings::{Settings, TokenSelector, trim};
-use super::{key, module};
+use super::module::{self, Module};
+use super::object::{self, Failure, Pair, Template};
+use super::settings::{Hashing, Settings, TokenFacts, TokenSelector, trim};
+use crate::metrics::StoreMetrics;
 
 /// A token that is there and whose PIN is known.
 pub(super) struct Token {
-    context: Pkcs11,
-    slot: Slot,
+    module: Arc<Module>,
+    selector: TokenSelector,
+    label: String,
+    /// The slot it is in, and the generation of the module in which it was found there.
+    slot: Mutex<(u64, Slot)>,
     place: String,
     login: Login,
-    key_types: Vec<KeyType>,
-    hardware: bool,
+    abilities: Abilities,
+    hashing: Hashing,
     read_write: bool,
+    template: Template,
+    metrics: StoreMetrics,
+    open_sessions: Gauge,
+}
+
+/// What the mechanism list says.
+struct Abilities {
+    key_types: Vec<KeyType>,
+    algorithms: Vec<SignatureAlgorithm>,
+    /// Whether it says of itself that its keys live in hardware (`CKF_HW`).
+    hardware: bool,
 }
 
 impl Token {
     /// Finds the token and reads the PIN; does not log in yet.
     pub(super) fn open(settings: &Settings) -> Result<Self, KeyError> {
-        let context = module::load(&settings.module)?;
-        let (slot, info) = select(&context, &settings.token)?;
+        let module = module::load(&settings.module)?;
+        let (generation, entered) = module.enter_now().map_err(|fault| {
+            fault.key_error(&format!("PKCS#11 module {}", settings.module.display()))
+        })?;
+        let (slot, info) = select(module.context(), &settings.token)?;
         let place = place(&info);
-        if info.user_pin_locked() {
-            let reason = "the PIN is locked; the security officer can set it anew".to_owned();
-            return Err(KeyError::Credentials { place, reason });
-        }
-        if info.user_pin_final_try() {
-            let reason =
-                "one more wrong PIN would lock it; check the PIN, and log in once by hand \
-                          (pkcs11-tool --login) so that the token counts anew"
-                    .to_owned();
-            return Err(KeyError::Credentials { place, reason });
-        }
-        let (key_types, hardware) =
-            abilities(&context, slot).map_err(|error| Fault::from(error).key_error(&place))?;
-        let login = Login::read(&settings.pin)?;
-        let read_write = settings.read_write_sessions;
-        Ok(Self { context, slot, place, login, key_types, hardware, read_write })
+        check_pin_state(&info, &place)?;
+        let abilities = Abilities::ask(module.context(), slot, settings.hashing)
+            .map_err(|error| Fault::from(error).key_error(&place))?;
+        drop(entered);
+        let metrics = settings.oversight.metrics.clone();
+        metrics.generation(generation);
+        Ok(Self {
+            module,
+            selector: settings.token.clone(),
+            label: trim(info.label()).to_owned(),
+            slot: Mutex::new((generation, slot)),
+            place,
+            login: Login::read(&settings.pin)?,
+            abilities,
+            hashing: settings.hashing,
+            read_write: settings.read_write_sessions,
+            template: settings.template.clone(),
+            open_sessions: metrics.sessions("open"),
+            metrics,
+        })
     }
 
     /// For people.
@@ -55,38 +82,78 @@ impl Token {
         &self.place
     }
 
-    /// What keys it can make and sign with.
-    pub(super) fn key_types(&self) -> &[KeyType] {
-        &self.key_types
+    /// Its label.
+    pub(super) fn label(&self) -> &str {
+        &self.label
     }
 
-    /// Whether it says of itself that its keys live in hardware (`CKF_HW`).
+    /// What keys it can make and sign with.
+    pub(super) fn key_types(&self) -> &[KeyType] {
+        &self.abilities.key_types
+    }
+
+    /// How a key signs in it; the usual way first.
+    pub(super) fn algorithms(&self, key: &PublicKey) -> Vec<SignatureAlgorithm> {
+        let ways = key.kind().algorithms().iter().copied();
+        ways.filter(|way| self.abilities.algorithms.contains(way)).collect()
+    }
+
+    /// Whether it says of itself that its keys live in hardware.
     pub(super) fn hardware(&self) -> bool {
-        self.hardware
+        self.abilities.hardware
+    }
+
+    /// Its library.
+    pub(super) fn module(&self) -> &Module {
+        &self.module
+    }
+
+    /// What the token is given for a message; `None` if tokens do not sign so.
+    pub(super) fn input(&self, message: &ToBeSigned) -> Option<Input> {
+        Input::new(self.hashing, message)
     }
 
     /// A new session, logged in, to look up keys and sign.
-    pub(super) fn session(&self) -> Result<Session, KeyError> {
-        self.open_session(self.read_write).map_err(|fault| fault.key_error(&self.place))
+    pub(super) fn session(&self) -> Result<TokenSession, Fault> {
+        self.open_session(self.read_write)
     }
 
-    fn open_session(&self, read_write: bool) -> Result<Session, Fault> {
+    fn open_session(&self, read_write: bool) -> Result<TokenSession, Fault> {
+        let (generation, _inside) = self.module.enter_now()?;
+        let slot = self.slot(generation)?;
         let session = if read_write {
-            self.context.open_rw_session(self.slot)?
+            self.module.context().open_rw_session_no_drop(slot)?
         } else {
-            self.context.open_ro_session(self.slot)?
+            self.module.context().open_ro_session_no_drop(slot)?
         };
-        self.log_in(&session)?;
+        self.metrics.session_opened();
+        self.open_sessions.inc();
+        let session = TokenSession {
+            module: Arc::clone(&self.module),
+            generation,
+            session: Some(session),
+            open: self.open_sessions.clone(),
+        };
+        self.log_in(session.bare())?;
         Ok(session)
+    }
+
+    /// The slot it is in: looked for once in each generation of the module.
+    fn slot(&self, generation: u64) -> Result<Slot, Fault> {
+        let mut known = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != generation {
+            let gone =
+                |error: KeyError| Fault::new(Class::Library, "token not found", &error.to_string());
+            let (slot, _) = select(self.module.context(), &self.selector).map_err(gone)?;
+            *known = (generation, slot);
+            self.metrics.generation(generation);
+        }
+        Ok(known.1)
     }
 
     /// Makes sure that a session that was opened earlier still sees the private keys: a logout by
     /// anything else in this process hides them, without an error.
-    pub(super) fn check_login(&self, session: &Session) -> Result<(), KeyError> {
-        self.log_in(session).map_err(|fault| fault.key_error(&self.place))
-    }
-
-    fn log_in(&self, session: &Session) -> Result<(), Fault> {
+    pub(super) fn log_in(&self, session: &Session) -> Result<(), Fault> {
         let logged_in = || {
             let state = session.get_session_info()?.session_state();
             Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
@@ -94,28 +161,23 @@ impl Token {
         self.login.ensure(logged_in, |pin| session.login(UserType::User, Some(pin)))
     }
 
-    /// Makes a key pair and checks it as every later look-up will. What fails the check is removed
-    /// again: a key that was never given out is no loss, a bad one in its place would be.
-    pub(super) fn create(&self, name: &KeyName, key_type: KeyType) -> Result<(), KeyError> {
-        let failed = |fault: Fault| fault.key_error(&self.place);
-        let session = self.open_session(true).map_err(failed)?;
-        let made = object::generate(&session, name, key_type).map_err(|error| {
-            let fault = Fault::from(error);
-            failed(match fault {
-                Fault::Refused(said) => {
-                    Fault::Refused(format!("it does not make a key of type {key_type}: {said}"))
+    /// Makes a key pair and checks it as every later look-up will, on a read-write session of its own. What
+    /// fails the check is removed again: a key that was never given out is no loss, a bad one in its place
+    /// would be.
+    pub(super) fn create(&self, name: &KeyName, key_type: KeyType) -> Result<(), Failure> {
+        let session = self.open_session(true)?;
+        session.run(|session| {
+            let made = object::generate(session, name, key_type, &self.template);
+            let made = made.map_err(|failure| cannot_make(failure, key_type))?;
+            let checked = self.check_new(session, name, key_type);
+            if checked.is_err() {
+                for handle in [made.0, made.1] {
+                    // The error that is returned says more than a failure to clean up would.
+                    let _ = session.destroy_object(handle);
                 }
-                other => other,
-            })
-        })?;
-        let checked = self.check_new(&session, name, key_type);
-        if checked.is_err() {
-            for handle in [made.0, made.1] {
-                // The error that is returned says more than a failure to clean up would.
-                let _ = session.destroy_object(handle);
             }
-        }
-        checked
+            checked
+        })
     }
 
     fn check_new(
@@ -123,7 +185,7 @@ impl Token {
         session: &Session,
         name: &KeyName,
         key_type: KeyType,
-    ) -> Result<(), KeyError> {
+    ) -> Result<(), Failure> {
         let pair = self
             .inspect(session, name)?
             .ok_or_else(|| unsafe_key(name, "the token does not show the key it just made"))?;
@@ -134,62 +196,158 @@ impl Token {
         self.prove(session, name, &pair)
     }
 
+    /// Destroys the key pair of that name.
+    pub(super) fn destroy(&self, name: &KeyName) -> Result<(), Failure> {
+        let session = self.open_session(true)?;
+        session.run(|session| Ok(object::destroy(session, name)?))
+    }
+
     /// The one key pair of that name, if there is one; refuses it unless it keeps every promise.
     pub(super) fn inspect(
         &self,
         session: &Session,
         name: &KeyName,
-    ) -> Result<Option<Pair>, KeyError> {
+    ) -> Result<Option<Pair>, Failure> {
         object::inspect(session, name, &self.place)
     }
 
-    /// Destroys the key pair of that name.
-    pub(super) fn destroy(&self, name: &KeyName) -> Result<(), KeyError> {
-        let session = self.open_session(true).map_err(|fault| fault.key_error(&self.place))?;
-        object::destroy(&session, name).map_err(|error| Fault::from(error).key_error(&self.place))
-    }
-
-    /// The labels of all private keys.
-    pub(super) fn labels(&self, session: &Session) -> Result<Vec<String>, KeyError> {
-        object::labels(session).map_err(|error| Fault::from(error).key_error(&self.place))
-    }
-
-    /// Has the key sign a probe, and verifies it with the public half.
+    /// Has the key sign a probe by each of its algorithms, and verifies it with the public half.
     pub(super) fn prove(
         &self,
         session: &Session,
         name: &KeyName,
         pair: &Pair,
-    ) -> Result<(), KeyError> {
+    ) -> Result<(), Failure> {
+        let algorithms = self.algorithms(&pair.public_key);
+        if algorithms.is_empty() {
+            let reason = format!(
+                "the token does not sign with a key of kind {} as it is set (hash = …)",
+                pair.public_key.kind()
+            );
+            return Err(unsafe_key(name, &reason));
+        }
+        algorithms.into_iter().try_for_each(|way| self.prove_one(session, name, pair, way))
+    }
+
+    fn prove_one(
+        &self,
+        session: &Session,
+        name: &KeyName,
+        pair: &Pair,
+        algorithm: SignatureAlgorithm,
+    ) -> Result<(), Failure> {
         let mut nonce = [0; 32];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| KeyError::Unavailable {
-            place: self.place.clone(),
-            reason: "the system gives no random bytes for a probe".to_owned(),
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| {
+            Fault::new(Class::Later, "random", "the system gives no random bytes for a probe")
         })?;
-        let algorithm = pair.public_key.kind().usual_algorithm();
         let probe = ToBeSigned::probe(nonce, algorithm);
-        let input = Input::new(&probe);
-        let signed = key::sign_on(session, pair.private, algorithm, &input);
+        let input = self.input(&probe).expect("the token has told that it signs so");
         let verifies = |signature: &Signature| pair.public_key.verifies(probe.message(), signature);
-        match signed.map_err(Fault::from) {
+        match self.sign_on(session, pair.private, &input) {
             Ok(Ok(signature)) if verifies(&signature) => Ok(()),
             Ok(_) => Err(unsafe_key(name, "what it signs does not verify with its public half")),
-            Err(Fault::Refused(said)) => {
-                Err(unsafe_key(name, &format!("it does not sign: {said}")))
+            Err(fault) if fault.class == Class::Refused => {
+                Err(unsafe_key(name, &format!("it does not sign by {algorithm}: {}", fault.said)))
             }
-            Err(fault) => Err(fault.key_error(&self.place)),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// Has the token sign, on a session in use by this thread alone and inside the module.
+    pub(super) fn sign_on(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        input: &Input,
+    ) -> Result<Result<Signature, ca_core::key::SignatureError>, Fault> {
+        Ok(self.module.calls().sign(session, key, input)?)
+    }
+}
+
+fn unsafe_key(name: &KeyName, reason: &str) -> Failure {
+    Failure::Key(KeyError::Unsafe { name: name.clone(), reason: reason.to_owned() })
+}
+
+/// What is refused about a template is about the kind of key or an attribute.
+fn cannot_make(failure: Failure, key_type: KeyType) -> Failure {
+    match failure {
+        Failure::Token(fault) if fault.class == Class::Refused => {
+            let said = format!(
+                "it does not make a key of type {key_type}: {}; if it rejects an attribute, leave that \
+                 out by the template setting",
+                fault.said
+            );
+            Failure::Token(Fault { said, ..fault })
+        }
+        other => other,
+    }
+}
+
+/// Refuses to use up the last tries of a PIN.
+fn check_pin_state(info: &TokenInfo, place: &str) -> Result<(), KeyError> {
+    let refused = |reason: &str| {
+        Err(KeyError::Credentials { place: place.to_owned(), reason: reason.to_owned() })
+    };
+    if info.user_pin_locked() {
+        return refused("the PIN is locked; the security officer can set it anew");
+    }
+    if info.user_pin_final_try() {
+        return refused(
+            "one more wrong PIN would lock it; check the PIN, and log in once by hand \
+             (pkcs11-tool --login) so that the token counts anew",
+        );
+    }
+    Ok(())
+}
+
+/// A session of a token, logged in, and of one generation of its module.
+pub(super) struct TokenSession {
+    module: Arc<Module>,
+    generation: u64,
+    /// There until it is dropped.
+    session: Option<Session>,
+    open: Gauge,
+}
+
+impl TokenSession {
+    /// Calls the token, unless the module has been initialised anew since the session was opened: its number
+    /// may be another session's by now.
+    pub(super) fn run<T, E: From<Fault>>(
+        &self,
+        work: impl FnOnce(&Session) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _inside = self.module.enter(self.generation)?;
+        work(self.bare())
+    }
+
+    /// The generation of the module in which it was opened.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn bare(&self) -> &Session {
+        self.session.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for TokenSession {
+    fn drop(&mut self) {
+        self.open.dec();
+        let session = self.session.take();
+        // A session of the past was closed with the library; its number is not ours any more.
+        if let (Some(session), Ok(_inside)) = (session, self.module.enter(self.generation)) {
+            // It may be closed already, which is as good.
+            let _ = session.close();
         }
     }
 }
 
-fn unsafe_key(name: &KeyName, reason: &str) -> KeyError {
-    KeyError::Unsafe { name: name.clone(), reason: reason.to_owned() }
-}
-
 /// Finds the token, as it is described to people, and asks nothing of it that wants a PIN.
 pub(super) fn find(module: &Path, selector: &TokenSelector) -> Result<String, KeyError> {
-    let context = module::load(module)?;
-    select(&context, selector).map(|(_, info)| place(&info))
+    let named = format!("PKCS#11 module {}", module.display());
+    let module = module::load(module)?;
+    let _inside = module.enter_now().map_err(|fault| fault.key_error(&named))?;
+    select(module.context(), selector).map(|(_, info)| place(&info))
 }
 
 /// A token for people.
@@ -213,8 +371,14 @@ fn select(context: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo
         .filter_map(|slot| context.get_token_info(slot).ok().map(|info| (slot, info)))
         .filter(|(_, info)| info.token_initialized())
         .collect();
-    let matching =
-        |(_, info): &&(Slot, TokenInfo)| selector.matches(info.label(), info.serial_number());
+    let matching = |(_, info): &&(Slot, TokenInfo)| {
+        selector.matches(&TokenFacts {
+            label: info.label(),
+            serial: info.serial_number(),
+            manufacturer: info.manufacturer_id(),
+            model: info.model(),
+        })
+    };
     let mut found = tokens.iter().filter(matching);
     match (found.next(), found.next()) {
         (Some((slot, info)), None) => Ok((*slot, info.clone())),
@@ -247,12 +411,14 @@ fn listing(tokens: &[(Slot, TokenInfo)]) -> String {
     format!("It has {}", shown.join(", "))
 }
 
-/// What the mechanism list says: a type needs its generator and its signature, in its size.
-fn abilities(context: &Pkcs11, slot: Slot) -> Result<(Vec<KeyType>, bool), cryptoki::error::Error> {
-    let offered = context.get_mechanism_list(slot)?;
-    let mut hardware = false;
-    let mut holds =
-        |mechanism: MechanismType, bits: Option<usize>| -> Result<bool, cryptoki::error::Error> {
+impl Abilities {
+    /// A type needs its generator and its usual signature, in its size.
+    fn ask(context: &Pkcs11, slot: Slot, hashing: Hashing) -> Result<Self, cryptoki::error::Error> {
+        let offered = context.get_mechanism_list(slot)?;
+        let mut hardware = false;
+        let mut holds = |mechanism: MechanismType,
+                         bits: Option<usize>|
+         -> Result<bool, cryptoki::error::Error> {
             if !offered.contains(&mechanism) {
                 return Ok(false);
             }
@@ -262,26 +428,40 @@ fn abilities(context: &Pkcs11, slot: Slot) -> Result<(Vec<KeyType>, bool), crypt
             let max = if info.max_key_size() == 0 { usize::MAX } else { info.max_key_size() };
             Ok(bits.is_none_or(|bits| (info.min_key_size()..=max).contains(&bits)))
         };
-    let mut key_types = Vec::new();
-    for key_type in KeyType::ALL {
-        let Some((generator, signature, bits)) = mechanisms(key_type) else { continue };
-        if holds(generator, bits)? && holds(signature, bits)? {
-            key_types.push(key_type);
+        let (mut key_types, mut algorithms) = (Vec::new(), Vec::new());
+        for key_type in KeyType::ALL {
+            let Some((generator, bits)) = generator(key_type) else { continue };
+            let usual = key_type.signature_algorithm();
+            for &algorithm in key_type.kind().algorithms() {
+                let Some(signs) = signing_mechanism(hashing, algorithm) else { continue };
+                if holds(signs, bits)? && !algorithms.contains(&algorithm) {
+                    algorithms.push(algorithm);
+                }
+            }
+            let Some(signs) = signing_mechanism(hashing, usual) else { continue };
+            if holds(generator, bits)? && holds(signs, bits)? {
+                key_types.push(key_type);
+            }
         }
+        Ok(Self { key_types, algorithms, hardware })
     }
-    Ok((key_types, hardware))
 }
 
-fn mechanisms(key_type: KeyType) -> Option<(MechanismType, MechanismType, Option<usize>)> {
+fn signing_mechanism(hashing: Hashing, algorithm: SignatureAlgorithm) -> Option<MechanismType> {
+    MechanismType::try_from(call::mechanism(hashing, algorithm)?).ok()
+}
+
+/// What makes a key, and its size in bits as mechanism lists count it.
+fn generator(key_type: KeyType) -> Option<(MechanismType, Option<usize>)> {
     use MechanismType as Type;
     Some(match key_type {
-        KeyType::EcP256 => (Type::ECC_KEY_PAIR_GEN, Type::ECDSA, Some(256)),
-        KeyType::EcP384 => (Type::ECC_KEY_PAIR_GEN, Type::ECDSA, Some(384)),
-        KeyType::Rsa2048 => (Type::RSA_PKCS_KEY_PAIR_GEN, Type::RSA_PKCS, Some(2048)),
-        KeyType::Rsa3072 => (Type::RSA_PKCS_KEY_PAIR_GEN, Type::RSA_PKCS, Some(3072)),
-        KeyType::Rsa4096 => (Type::RSA_PKCS_KEY_PAIR_GEN, Type::RSA_PKCS, Some(4096)),
+        KeyType::EcP256 => (Type::ECC_KEY_PAIR_GEN, Some(256)),
+        KeyType::EcP384 => (Type::ECC_KEY_PAIR_GEN, Some(384)),
+        KeyType::Rsa2048 => (Type::RSA_PKCS_KEY_PAIR_GEN, Some(2048)),
+        KeyType::Rsa3072 => (Type::RSA_PKCS_KEY_PAIR_GEN, Some(3072)),
+        KeyType::Rsa4096 => (Type::RSA_PKCS_KEY_PAIR_GEN, Some(4096)),
         // Modules count an Edwards key as 255 or 256 bits, or as 32 bytes.
-        KeyType::Ed25519 => (Type::ECC_EDWARDS_KEY_PAIR_GEN, Type::EDDSA, None),
+        KeyType::Ed25519 => (Type::ECC_EDWARDS_KEY_PAIR_GEN, None),
         KeyType::MlDsa44 | KeyType::MlDsa65 => return None,
     })
 }

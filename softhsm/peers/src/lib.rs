@@ -1,3 +1,9 @@
-//! Stand-ins of the services that Mintmark keeps keys in, for tests and benches; never part of the product.
+//! Stand-ins and second opinions for tests and benches. Never part of the product.
+//!
+//! What is real is run as it is, on this machine and for one test alone: [`kryoptic`], a PKCS#11 module
+//! that shares no line with SoftHSM, and [`openbao`], a server with a transit engine. `.ci/install`
+//! brings both, `.ci/env` says where they are. What cannot be run here is stood in for: [`fake_kms`].
 
 pub mod fake_kms;
+pub mod kryoptic;
+pub mod openbao;

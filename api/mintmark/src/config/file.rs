@@ -124,7 +124,7 @@ pub struct KeySection {
     pub sessions: Option<Spanned<u16>>,
     /// `pkcs11`: how many signatures may wait for a session.
     pub queue: Option<Spanned<u32>>,
-    /// `pkcs11`: how long a signature may wait for a session.
+    /// All but `software`: how long a signature may wait for its turn.
     pub queue_wait: Option<Spanned<Wait>>,
     /// `pkcs11`: after how long a call of the library hangs.
     pub stall_limit: Option<Spanned<Wait>>,
@@ -136,16 +136,48 @@ pub struct KeySection {
     pub read_write_sessions: Option<Spanned<bool>>,
     /// `[keys.<name>.template]`, of `pkcs11`
     pub template: Option<Spanned<TemplateSection>>,
+    /// `aws_kms`: the region.
+    pub region: Option<Spanned<String>>,
+    /// `aws_kms`: another URL than the region's own.
+    pub endpoint: Option<Spanned<String>>,
+    /// `aws_kms`: the profile of AWS's files that gives the credentials.
+    pub profile: Option<Spanned<String>>,
+    /// `aws_kms`: the file of credentials.
+    pub credentials_file: Option<Spanned<PathBuf>>,
+    /// `[keys.<name>.arns]`, of `aws_kms`: keys that an administrator made.
+    pub arns: Option<Spanned<BTreeMap<String, String>>>,
+    /// `aws_kms`: how long KMS keeps a destroyed key.
+    pub deletion_days: Option<Spanned<u8>>,
+    /// `transit`: the server.
+    pub address: Option<Spanned<String>>,
+    /// `transit`: the certificates that the server's leads to.
+    pub ca_file: Option<Spanned<PathBuf>>,
+    /// `transit`: where the engine is mounted.
+    pub mount: Option<Spanned<String>>,
+    /// `transit`: the namespace of the mount.
+    pub namespace: Option<Spanned<String>>,
+    /// `transit`: where the token is that the server wants.
+    pub access_token: Option<Spanned<Secret>>,
+    /// `aws_kms`, `transit`: requests under way at one time.
+    pub in_flight: Option<Spanned<u16>>,
+    /// `aws_kms`, `transit`: signing requests per second.
+    pub rate: Option<Spanned<u32>>,
+    /// `aws_kms`, `transit`: how long one request may take.
+    pub attempt_timeout: Option<Spanned<Wait>>,
 }
 
 /// The kinds of key store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum KeyStoreType {
     /// Keys in sealed files, used in memory.
     Software,
     /// Keys in a token or HSM behind a PKCS#11 library.
     Pkcs11,
+    /// Keys in AWS KMS.
+    AwsKms,
+    /// Keys in the transit engine of HashiCorp Vault or OpenBao.
+    Transit,
 }
 
 /// Who makes the keys of new authorities.

@@ -23,7 +23,8 @@ pub use file::{
     TrustDomainSection,
 };
 pub use key_store::{
-    Backend, KeySettings, Pkcs11Settings, SoftwareSettings, TemplateChanges, TokenIdentity,
+    AwsKmsSettings, Backend, KeySettings, PaceSettings, Pkcs11Settings, SoftwareSettings,
+    TransitSettings,
 };
 pub use period::{Period, PeriodError};
 pub use settings::{Admin, Logging, Settings, default_authorities};

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use ca_core::key::KeyError;
+use keymanager::pkcs11::TokenSelector;
 use keymanager::{SealKey, SecretSource};
 use softhsm::{SoftHsmError, Token};
 use thiserror::Error;
 
 use super::Home;
-use crate::config::{Backend, KeySettings, Pkcs11Settings, SoftwareSettings, TokenIdentity};
+use crate::config::{Backend, KeySettings, Pkcs11Settings, SoftwareSettings};
 
 /// The label of the token.
 const LABEL: &str = "mintmark dev";
@@ -107,12 +108,8 @@ async fn software(home: &Home) -> Result<KeySettings, KeyError> {
 }
 
 fn pkcs11(token: &Token) -> KeySettings {
-    let identity = TokenIdentity {
-        label: Some(token.label().to_owned()),
-        serial: Some(token.serial().to_owned()),
-        ..TokenIdentity::default()
-    };
+    let selector = TokenSelector::label(token.label()).with_serial(token.serial());
     let pin = SecretSource::File(token.pin_file().to_owned());
-    let token = Pkcs11Settings::of(token.module().to_owned(), identity, pin);
+    let token = Pkcs11Settings::of(token.module().to_owned(), selector, pin);
     KeySettings::of(Backend::Pkcs11(Pkcs11Settings { sessions: 2, ..token }))
 }

@@ -17,7 +17,7 @@ use super::list::Store;
 use super::saturation::{Saturation, Search};
 use super::{Chosen, close, no_key};
 use crate::cli::{Output, ProbeKeys};
-use crate::config::{Backend, KeySettings};
+use crate::config::{AwsKmsSettings, Backend, KeySettings, TransitSettings};
 use crate::exit::Failure;
 use crate::keys;
 use crate::output::{Screen, columns};
@@ -171,7 +171,7 @@ async fn step(
     let settings = with_room_for(chosen.keys(), at_once);
     let callers = match settings.backend {
         Backend::Pkcs11(_) => 2 * at_once,
-        Backend::Software(_) => at_once,
+        Backend::Software(_) | Backend::AwsKms(_) | Backend::Transit(_) => at_once,
     };
     let store = keys::open(&settings, chosen.trust_domain(), Default::default()).await?;
     let found = store.find(name).await;
@@ -204,6 +204,11 @@ fn with_room_for(settings: &KeySettings, at_once: usize) -> KeySettings {
         Backend::Pkcs11(token) => {
             token.sessions = u16::try_from(at_once).unwrap_or(u16::MAX);
             (token.queue, token.queue_wait) = WAITING;
+        }
+        Backend::AwsKms(AwsKmsSettings { pace, .. })
+        | Backend::Transit(TransitSettings { pace, .. }) => {
+            pace.in_flight = u16::try_from(at_once).unwrap_or(u16::MAX);
+            pace.queue_wait = WAITING.1;
         }
         Backend::Software(_) => {}
     }

@@ -1,0 +1,411 @@
+//! The threads that sign: one session each, behind one queue for all keys of a token.
+//!
+//! A call into a module may take as long as it likes and cannot be cancelled. So callers never wait for a
+//! thread but for an answer, until their deadline; the [`Watch`](super::watch) looks after threads that
+//! hang; and when the library has lost its device, one thread brings it back while the rest wait.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use ca_core::key::{KeyError, SignError, Signature, StoreHealth, ToBeSigned, Urgency};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::oneshot;
+
+use super::call::Input;
+use super::fault::{Class, Fault};
+use super::key::Facts;
+use super::module::HANGS;
+use super::queue::{Bounds, Full, Queue};
+use super::settings::Settings;
+use super::token::Token;
+use super::watch;
+use super::worker::{Slot, Worker};
+use crate::metrics::StoreMetrics;
+
+/// What a caller gets.
+pub(super) type Answer = Result<Signature, SignError>;
+
+/// A signature that is wanted.
+pub(super) struct Job {
+    pub(super) key: Arc<Facts>,
+    pub(super) message: ToBeSigned,
+    pub(super) input: Input,
+    pub(super) urgency: Urgency,
+    pub(super) submitted: Instant,
+    pub(super) reply: oneshot::Sender<Answer>,
+    /// How often the device has failed on it.
+    pub(super) tries: u8,
+    /// A signature of it did not verify.
+    pub(super) wrong: bool,
+}
+
+/// The threads of a token. They end when this is dropped.
+pub(super) struct Pool {
+    inner: Arc<Inner>,
+    watch: Option<JoinHandle<()>>,
+    /// Disconnected when the last thread is about to end; nothing is ever sent.
+    ended: Mutex<mpsc::Receiver<()>>,
+}
+
+/// What the threads share.
+pub(super) struct Inner {
+    pub(super) token: Token,
+    pub(super) queue: Queue<Job>,
+    pub(super) metrics: StoreMetrics,
+    pub(super) stall_limit: Duration,
+    pub(super) probe_interval: Duration,
+    /// What each thread is doing; those that hang and were replaced are no longer in it.
+    pub(super) slots: Mutex<Vec<Arc<Slot>>>,
+    /// The key that was used last, for probes.
+    pub(super) last_key: Mutex<Weak<Facts>>,
+    pub(super) watcher: Watcher,
+    /// Errors of the whole device in a row.
+    device_errors: AtomicU32,
+    health: Mutex<Health>,
+    /// Threads that hang in the module.
+    hanging: AtomicUsize,
+    hanging_sessions: Gauge,
+    most_hanging: usize,
+    /// Gone when the last thread ends.
+    alive: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+/// How the watching thread is woken.
+#[derive(Default)]
+pub(super) struct Watcher {
+    sleeps: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+struct Health {
+    state: StoreHealth,
+    /// The last thing that went wrong, for who asks why there was no signature.
+    trouble: String,
+}
+
+impl Pool {
+    /// Starts the threads; each opens its session when it starts.
+    pub(super) fn start(token: Token, settings: &Settings) -> Result<Self, KeyError> {
+        let (sender, ended) = mpsc::channel();
+        let bounds =
+            Bounds { wait: settings.queue_wait, most: settings.queue, servers: settings.sessions };
+        let metrics = settings.oversight.metrics.clone();
+        metrics.healthy(true);
+        let inner = Arc::new(Inner {
+            token,
+            queue: Queue::new(bounds, is_dead),
+            hanging_sessions: metrics.sessions("hanging"),
+            metrics,
+            stall_limit: settings.stall_limit,
+            probe_interval: settings.probe_interval,
+            slots: Mutex::default(),
+            last_key: Mutex::new(Weak::new()),
+            watcher: Watcher::default(),
+            device_errors: AtomicU32::new(0),
+            health: Mutex::new(Health { state: StoreHealth::Good, trouble: String::new() }),
+            hanging: AtomicUsize::new(0),
+            most_hanging: settings.sessions.min(MOST_HANGING),
+            alive: Mutex::new(Some(sender)),
+        });
+        let mut pool = Self { inner, watch: None, ended: Mutex::new(ended) };
+        let no_thread = |error: std::io::Error| KeyError::Unavailable {
+            place: pool.inner.token.place().to_owned(),
+            reason: format!("cannot start a thread to sign on: {error}"),
+        };
+        for _ in 0..settings.sessions {
+            pool.inner.start_worker().map_err(no_thread)?;
+        }
+        let watched = Arc::clone(&pool.inner);
+        let watch = thread::Builder::new().name("key watch".to_owned());
+        pool.watch = Some(watch.spawn(move || watch::run(&watched)).map_err(no_thread)?);
+        Ok(pool)
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    pub(super) fn token(&self) -> &Token {
+        &self.inner.token
+    }
+
+    pub(super) fn health(&self) -> StoreHealth {
+        self.inner.health().state.clone()
+    }
+}
+
+/// How many threads may hang before the process had better start anew.
+const MOST_HANGING: usize = 4;
+
+/// Whether nobody waits for a job any more.
+fn is_dead(job: &Job) -> bool {
+    job.reply.is_closed() || Instant::now() >= job.urgency.deadline
+}
+
+/// How long the end of a pool waits for its threads. An idle one ends at once, one that is signing after
+/// its signature; one that hangs in the module is left behind.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl Drop for Pool {
+    /// Sees the threads out: a process that ends while one of them is inside the module crashes there.
+    /// Rare enough (the end of the process) to be worth a short wait.
+    fn drop(&mut self) {
+        let stopped = "the key store is closed";
+        self.inner.close(|key| SignError::Unavailable { key, reason: stopped.to_owned() });
+        self.inner.watcher.wake();
+        if let Some(watch) = self.watch.take() {
+            // A panic was printed by the thread itself.
+            let _ = watch.join();
+        }
+        self.inner.alive.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                place = self.inner.token.place(),
+                "a thread still hangs in the PKCS#11 module and is left behind"
+            );
+        }
+    }
+}
+
+impl Inner {
+    /// Takes a job in, or answers at once why not.
+    pub(super) fn submit(&self, job: Job) -> Result<(), SignError> {
+        let (key, priority) = (Arc::clone(&job.key), job.urgency.priority);
+        self.queue.submit(priority, job).map_err(|full| match full {
+            Full::Busy(retry_after) => SignError::Busy { key: key.name.to_string(), retry_after },
+            Full::Closed => self.stopped(key.name.to_string()),
+        })
+    }
+
+    /// The answer to who asks a pool that has ended.
+    pub(super) fn stopped(&self, key: String) -> SignError {
+        match &self.health().state {
+            StoreHealth::Lost(reason) => SignError::Refused { key, reason: reason.clone() },
+            _ => SignError::Unavailable { key, reason: "the key store is closed".to_owned() },
+        }
+    }
+
+    /// Why there was no signature in time, as far as it is known.
+    pub(super) fn late(&self, key: String) -> SignError {
+        let health = self.health();
+        let reason = match (&health.state, health.trouble.as_str()) {
+            (StoreHealth::Good, "") => "the device did not answer before the deadline".to_owned(),
+            (StoreHealth::Good, trouble) => {
+                format!(
+                    "the device did not answer before the deadline; its last trouble: {trouble}"
+                )
+            }
+            (StoreHealth::Ailing(reason) | StoreHealth::Lost(reason), _) => reason.clone(),
+        };
+        SignError::Late { key, reason }
+    }
+
+    pub(super) fn start_worker(self: &Arc<Self>) -> std::io::Result<()> {
+        let slot = Arc::new(Slot::default());
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let number = {
+            let mut slots = self.slots();
+            slots.push(Arc::clone(&slot));
+            slots.len() - 1
+        };
+        let pool = Arc::clone(self);
+        let thread = thread::Builder::new().name(thread_name(self.token.label(), number));
+        thread.spawn(move || {
+            Worker::new(pool, slot).run();
+            // The session is closed before the end is told.
+            drop(alive);
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn slots(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a fault of the device where people look for it.
+    pub(super) fn note(&self, fault: &Fault) {
+        self.metrics.error(fault.class.name(), &fault.code);
+        self.health().trouble.clone_from(&fault.said);
+    }
+
+    /// A probe was signed, or was not.
+    pub(super) fn probed(&self, outcome: Result<(), String>) {
+        self.metrics.healthy(outcome.is_ok());
+        let mut health = self.health();
+        match (outcome, &health.state) {
+            (_, StoreHealth::Lost(_)) => {}
+            (Ok(()), StoreHealth::Good) => {}
+            (Ok(()), StoreHealth::Ailing(_)) => {
+                health.state = StoreHealth::Good;
+                drop(health);
+                tracing::info!(place = self.token.place(), "the keys sign again");
+            }
+            (Err(reason), _) => {
+                health.state = StoreHealth::Ailing(reason.clone());
+                drop(health);
+                tracing::warn!(place = self.token.place(), reason, "a probe was not signed");
+            }
+        }
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        // Two texts and a state: a panic elsewhere leaves nothing half done.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the library back, unless another thread is at it or has been since generation `seen`. Meanwhile
+    /// nobody is served. Tries for as long as it takes; callers wait until their deadlines.
+    pub(super) fn recover(&self, seen: u64, cause: &str) {
+        if !self.queue.pause() {
+            return;
+        }
+        let started = Instant::now();
+        let place = self.token.place();
+        self.ailing(format!(
+            "the PKCS#11 library has lost its device ({cause}); it is being reopened"
+        ));
+        let (mut seen, mut hung) = (seen, 0);
+        for wait in backoff() {
+            if self.queue.is_closed() {
+                return;
+            }
+            let recovered = self.token.module().recover(seen, self.stall_limit);
+            match recovered.and_then(|()| self.token.session().map(drop)) {
+                Ok(()) => break,
+                Err(fault) if fault.class == Class::Credentials => return self.fail(fault.said),
+                Err(fault) => {
+                    self.note(&fault);
+                    hung += usize::from(fault.code == HANGS);
+                    if hung > 1 {
+                        return self.fail(format!("{}; start the process anew", fault.said));
+                    }
+                    seen = self.token.module().generation();
+                    self.ailing(format!(
+                        "the PKCS#11 library does not find its device: {}",
+                        fault.said
+                    ));
+                    thread::sleep(wait);
+                }
+            }
+        }
+        self.health().state = StoreHealth::Good;
+        self.device_errors.store(0, Ordering::Relaxed);
+        self.queue.resume();
+        let (generation, took) = (self.token.module().generation(), started.elapsed());
+        tracing::info!(place, cause, generation, ?took, "the PKCS#11 library is back");
+    }
+
+    fn ailing(&self, reason: String) {
+        self.metrics.healthy(false);
+        let mut health = self.health();
+        let first = health.state == StoreHealth::Good;
+        health.state = StoreHealth::Ailing(reason.clone());
+        drop(health);
+        if first {
+            tracing::warn!(place = self.token.place(), reason, "keys are unavailable");
+        }
+    }
+
+    /// The end: nothing that this process can do helps.
+    pub(super) fn fail(&self, reason: String) {
+        tracing::error!(place = self.token.place(), reason, "keys are lost to this process");
+        self.metrics.healthy(false);
+        self.health().state = StoreHealth::Lost(reason.clone());
+        self.close(|key| SignError::Refused { key, reason: reason.clone() });
+        self.queue.resume();
+    }
+
+    /// A signature was good.
+    pub(super) fn device_works(&self) {
+        // Read first: many threads say so all the time, and it is hardly ever news.
+        if self.device_errors.load(Ordering::Relaxed) != 0 {
+            self.device_errors.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The device as a whole failed; says how often in a row.
+    pub(super) fn device_failed(&self) -> u32 {
+        self.device_errors.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes nothing in any more and answers all that waits.
+    fn close(&self, answer: impl Fn(String) -> SignError) {
+        for job in self.queue.close() {
+            // The caller may have gone, which harms nobody.
+            let _ = job.reply.send(Err(answer(job.key.name.to_string())));
+        }
+    }
+
+    /// A thread hangs in the module: another takes its place, up to a few.
+    pub(super) fn replace(self: &Arc<Self>, slot: &Arc<Slot>) {
+        let hanging = self.hanging.fetch_add(1, Ordering::SeqCst) + 1;
+        self.hanging_sessions.inc();
+        self.slots().retain(|kept| !Arc::ptr_eq(kept, slot));
+        tracing::error!(place = self.token.place(), hanging, "a call hangs in the PKCS#11 module");
+        if hanging >= self.most_hanging && hanging > 1 || self.start_worker().is_err() {
+            self.fail(format!(
+                "{hanging} calls hang in the PKCS#11 module; start the process anew"
+            ));
+        }
+    }
+
+    /// A thread that hung has come back, and ends.
+    pub(super) fn returned(&self) {
+        self.hanging.fetch_sub(1, Ordering::SeqCst);
+        self.hanging_sessions.dec();
+    }
+}
+
+/// `label #3`, of which Linux shows the first 15 bytes.
+fn thread_name(label: &str, number: usize) -> String {
+    let short: String = label.chars().filter(|&letter| letter != '\0').take(10).collect();
+    format!("{short} #{number}")
+}
+
+/// Waits between tries to bring a library back: 50 ms by doubling to half a second, each a little different,
+/// so that processes that lost one device together do not ask for it together.
+fn backoff() -> impl Iterator<Item = Duration> {
+    (0..).map(|step: u32| {
+        let whole = 50_u64.saturating_mul(1 << step.min(4)).min(500);
+        Duration::from_millis(whole / 2 + u64::from(rand_below(256)) * (whole / 2) / 255)
+    })
+}
+
+/// A random number below `below`, at most 256; of no consequence to anyone.
+pub(super) fn rand_below(below: u16) -> u16 {
+    let mut byte = [0];
+    // Without random bytes there is no jitter, and no harm.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    u16::from(byte[0]) * below / 256
+}
+
+impl Watcher {
+    /// Says which thread watches.
+    pub(super) fn is(&self, thread: Thread) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// The watching thread goes to sleep until it is woken, or as long as that.
+    pub(super) fn sleep(&self, time: Duration) {
+        self.sleeps.store(true, Ordering::SeqCst);
+        thread::park_timeout(time);
+        self.sleeps.store(false, Ordering::SeqCst);
+    }
+
+    /// There is something to watch.
+    pub(super) fn wake_if_asleep(&self) {
+        if self.sleeps.load(Ordering::Relaxed) && self.sleeps.swap(false, Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
+            thread.unpark();
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The thread that looks after the threads that sign: finds calls that hang, hands out answers that are
+//! stuck behind one, and has a probe signed now and then.
+
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ca_core::key::{Priority, SignError, ToBeSigned, Urgency};
+use tokio::sync::oneshot::{self, error::TryRecvError};
+
+use super::pool::{Answer, Inner, Job};
+use super::worker::Slot;
+
+/// How often it looks while anything is being signed. A finished answer waits no longer than this behind a
+/// call that hangs.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Runs until the pool is closed.
+pub(super) fn run(pool: &Arc<Inner>) {
+    pool.watcher.is(thread::current());
+    let mut probe = Probe::first(pool.probe_interval);
+    while !pool.queue.is_closed() {
+        let now = Instant::now();
+        probe.look(pool, now);
+        // Locked one after another, and none while another is: a worker never waits for two.
+        let slots: Vec<Arc<Slot>> = pool.slots().clone();
+        let busy = slots.iter().filter(|slot| look_after(pool, slot, now)).count();
+        if busy > 0 || probe.is_under_way() {
+            thread::sleep(TICK);
+        } else {
+            pool.watcher.sleep(probe.due.saturating_duration_since(now).max(TICK));
+        }
+    }
+}
+
+/// Looks after one thread; says whether it is at work.
+fn look_after(pool: &Arc<Inner>, slot: &Arc<Slot>, now: Instant) -> bool {
+    let mut state = slot.state();
+    state.hand_out_older(TICK, now);
+    let since = |started: Instant| now.saturating_duration_since(started);
+    let hangs =
+        state.current.as_ref().is_some_and(|(_, started)| since(*started) > pool.stall_limit);
+    let (busy, taken) = (state.is_busy(), if hangs { state.current.take() } else { None });
+    drop(state);
+    if let Some((job, _)) = taken {
+        pool.replace(slot);
+        try_elsewhere(pool, job);
+    }
+    busy
+}
+
+/// A job whose call hangs is tried once on another thread; if it hangs there too, its caller is told.
+fn try_elsewhere(pool: &Inner, mut job: Job) {
+    const HUNG: u8 = 4;
+    job.tries += HUNG;
+    if job.tries > HUNG || pool.queue.is_closed() {
+        let (key, limit) = (job.key.name.to_string(), pool.stall_limit);
+        let reason = format!("calls into the PKCS#11 module hang for more than {limit:?}");
+        // The caller may have gone, which harms nobody.
+        let _ = job.reply.send(Err(SignError::Unavailable { key, reason }));
+    } else {
+        pool.queue.put_back(job.urgency.priority, job);
+    }
+}
+
+/// The probe: whether the device signs, found out before a caller does.
+struct Probe {
+    due: Instant,
+    answer: Option<oneshot::Receiver<Answer>>,
+}
+
+impl Probe {
+    fn first(interval: Duration) -> Self {
+        Self { due: Instant::now() + interval, answer: None }
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    fn look(&mut self, pool: &Inner, now: Instant) {
+        if let Some(answer) = &mut self.answer {
+            let outcome = match answer.try_recv() {
+                // The worker has verified it.
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(TryRecvError::Closed) => Err("the probe was dropped".to_owned()),
+                Err(TryRecvError::Empty) if now < self.due => return,
+                Err(TryRecvError::Empty) => Err("the probe was not signed in time".to_owned()),
+            };
+            self.answer = None;
+            self.due = now + pool.probe_interval;
+            pool.probed(outcome);
+        } else if now >= self.due {
+            self.due = now + pool.stall_limit;
+            self.answer = ask(pool, now);
+            if self.answer.is_none() {
+                self.due = now + pool.probe_interval;
+            }
+        }
+    }
+}
+
+/// Asks for a probe by the key that was used last, if there is one and there is room.
+fn ask(pool: &Inner, now: Instant) -> Option<oneshot::Receiver<Answer>> {
+    let key = pool.last_key.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
+    let mut nonce = [0; 32];
+    aws_lc_rs::rand::fill(&mut nonce).ok()?;
+    let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);
+    let input = pool.token.input(&message)?;
+    let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
+    let (reply, answer) = oneshot::channel();
+    let job = Job { key, message, input, urgency, submitted: now, reply, tries: 0, wrong: false };
+    pool.submit(job).ok().map(|()| answer)
+}

@@ -1,0 +1,387 @@
+//! One thread that signs.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ca_core::key::{KeyError, SignError, Signature, SignatureError};
+use cryptoki::object::ObjectHandle;
+use tokio::sync::oneshot;
+
+use super::call::Input;
+use super::fault::{Class, Fault};
+use super::key::Facts;
+use super::object::Failure;
+use super::pool::{Answer, Inner, Job, rand_below};
+use super::queue::Turn;
+use super::token::TokenSession;
+use crate::verification;
+
+/// How often a job may fail for reasons of the device before its caller is told.
+const MOST_TRIES: u8 = 6;
+/// So many errors of the whole device in a row, and the library is taken to have lost it.
+const DEVICE_ERRORS: u32 = 3;
+
+/// A thread of a pool, with its session.
+pub(super) struct Worker {
+    pool: Arc<Inner>,
+    slot: Arc<Slot>,
+    /// `None` after a failure that cost the session; the next job takes another.
+    seat: Option<Seat>,
+    /// Naps in a row that this thread has taken because the device wanted less.
+    naps: u32,
+}
+
+/// A logged-in session and the handles of keys in it.
+struct Seat {
+    session: TokenSession,
+    handles: Vec<(Arc<Facts>, ObjectHandle)>,
+}
+
+/// Why there is no signature.
+enum Trouble {
+    Token(Fault),
+    Key(KeyError),
+    /// The key is not in the token, in that generation of the module.
+    Missing(u64),
+    Malformed(SignatureError),
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::Token(fault)
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Token(fault) => Self::Token(fault),
+            Failure::Key(error) => Self::Key(error),
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(pool: Arc<Inner>, slot: Arc<Slot>) -> Self {
+        Self { pool, slot, seat: None, naps: 0 }
+    }
+
+    /// Signs until the pool ends, or until this thread was replaced because it hung.
+    pub(super) fn run(mut self) {
+        // So that the first callers do not wait for it. A failure shows, and is dealt with, when one comes.
+        self.seat = self.pool.token.session().ok().map(Seat::new);
+        while let Some(job) = self.next() {
+            if !self.serve(job) {
+                return self.pool.returned();
+            }
+        }
+        self.slot.state().hand_out();
+    }
+
+    /// The next job that somebody waits for; while there is none, nobody is kept waiting for an answer.
+    fn next(&mut self) -> Option<Job> {
+        loop {
+            let turn = match self.pool.queue.next() {
+                Turn::None => {
+                    self.slot.state().hand_out();
+                    self.pool.queue.wait()
+                }
+                turn => turn,
+            };
+            match turn {
+                Turn::Job(job) if job.reply.is_closed() => job.key.metrics.abandoned(),
+                // Its caller has been answered.
+                Turn::Job(job) if Instant::now() >= job.urgency.deadline => {}
+                Turn::Job(job) => return Some(job),
+                Turn::None => {}
+                Turn::End => return None,
+            }
+        }
+    }
+
+    /// Signs one job. Says whether this thread is still one of the pool's.
+    fn serve(&mut self, job: Job) -> bool {
+        if let Err(refused) = job.key.retired.check(&job.key.name) {
+            self.slot.state().answer(job, Err(refused));
+            return true;
+        }
+        let started = Instant::now();
+        job.key.metrics.waited(started - job.submitted);
+        let (key, input) = (Arc::clone(&job.key), job.input.clone());
+        if self.seat.is_none() {
+            // Another session has to be opened first, which may take long.
+            self.slot.state().hand_out();
+        }
+        self.slot.state().current = Some((job, started));
+        self.pool.watcher.wake_if_asleep();
+        let outcome = self.sign(&key, &input);
+        let took = started.elapsed();
+        let Some((job, _)) = self.slot.state().current.take() else { return false };
+        self.conclude(job, outcome, took);
+        true
+    }
+
+    fn sign(&mut self, key: &Arc<Facts>, input: &Input) -> Result<Signature, Trouble> {
+        let token = &self.pool.token;
+        let seat = match &mut self.seat {
+            Some(seat) => seat,
+            none => none.insert(Seat::new(token.session()?)),
+        };
+        let known = seat.handles.iter().find(|(known, _)| Arc::ptr_eq(known, key));
+        let private = match known {
+            Some(&(_, private)) => private,
+            None => seat.look_up(&self.pool, key)?,
+        };
+        let signed = seat.session.run(|session| token.sign_on(session, private, input))?;
+        signed.map_err(Trouble::Malformed)
+    }
+
+    fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration) {
+        match outcome {
+            Ok(signature) if job.key.verifiers.accepts(&job.message, &signature) => {
+                job.key.metrics.signed(took);
+                self.naps = 0;
+                self.pool.device_works();
+                self.pool.queue.note_pace(took);
+                self.slot.state().add(job, Ok(signature), self.pool.queue.len() > 0, took);
+            }
+            Ok(_) => self.wrong(job, verification::wrong),
+            Err(Trouble::Malformed(source)) => {
+                self.wrong(job, |name| SignError::Malformed { key: name.to_string(), source });
+            }
+            Err(Trouble::Token(fault)) => self.fault(job, fault),
+            Err(Trouble::Missing(generation)) => self.missing(job, generation),
+            Err(Trouble::Key(error)) => {
+                let (key, reason) = (job.key.name.to_string(), error.to_string());
+                self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
+            }
+        }
+    }
+
+    /// A wrong signature is never released. The session that gave it is, and the job tried once more.
+    fn wrong(&mut self, mut job: Job, error: impl FnOnce(&ca_core::key::KeyName) -> SignError) {
+        job.key.metrics.wrong();
+        self.seat = None;
+        if job.wrong {
+            let error = error(&job.key.name);
+            return self.slot.state().answer(job, Err(error));
+        }
+        verification::alarm(&job.key.name, self.pool.token.place());
+        job.wrong = true;
+        self.put_back(job);
+    }
+
+    fn fault(&mut self, mut job: Job, fault: Fault) {
+        self.pool.note(&fault);
+        job.tries += 1;
+        let refused = matches!(fault.class, Class::Refused | Class::Credentials);
+        let generation = self.generation();
+        if fault.class != Class::Later && fault.class != Class::Refused {
+            self.seat = None;
+        }
+        if refused || job.tries >= MOST_TRIES {
+            let error = fault.clone().sign_error(job.key.name.to_string());
+            self.slot.state().answer(job, Err(error));
+        } else {
+            self.put_back(job);
+        }
+        match fault.class {
+            Class::Session | Class::Refused => {}
+            Class::Device => {
+                if self.pool.device_failed() >= DEVICE_ERRORS {
+                    self.pool.recover(generation, &fault.said);
+                }
+            }
+            Class::Library => self.pool.recover(generation, &fault.said),
+            Class::Later => self.nap(Duration::from_millis(1), Duration::from_millis(50)),
+            Class::Sessions => self.nap(Duration::from_millis(50), Duration::from_secs(1)),
+            Class::Credentials => self.pool.fail(fault.said),
+        }
+    }
+
+    /// The generation in which this thread's session was opened; without one, the present.
+    fn generation(&self) -> u64 {
+        let present = || self.pool.token.module().generation();
+        self.seat.as_ref().map_or_else(present, |seat| seat.session.generation())
+    }
+
+    /// A key that is not there may have gone with the library's device: it is brought back, once for each
+    /// generation of the module. If the key is not there then, it is gone.
+    fn missing(&mut self, mut job: Job, generation: u64) {
+        self.seat = None;
+        if job.key.was_sought_in(generation) {
+            let reason = "it is not in the token any more; restore it, or make a new authority";
+            let (key, reason) = (job.key.name.to_string(), reason.to_owned());
+            return self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
+        }
+        let key = Arc::clone(&job.key);
+        job.tries += 1;
+        self.put_back(job);
+        self.pool.recover(generation, "a key is not in the token");
+        key.sought_in(self.pool.token.module().generation());
+    }
+
+    fn put_back(&self, job: Job) {
+        job.key.metrics.retried();
+        self.pool.queue.put_back(job.urgency.priority, job);
+    }
+
+    /// Leaves the device alone for a while, longer each time; other threads may go on.
+    fn nap(&mut self, shortest: Duration, longest: Duration) {
+        self.slot.state().hand_out();
+        let whole = shortest.saturating_mul(1 << self.naps.min(10)).min(longest);
+        self.naps += 1;
+        thread::sleep(whole / 2 + whole / 2 * u32::from(rand_below(256)) / 255);
+    }
+}
+
+impl Seat {
+    fn new(session: TokenSession) -> Self {
+        Self { session, handles: Vec::new() }
+    }
+
+    /// Looks the key up, as strictly as ever: behind a new session the token may be another one.
+    fn look_up(&mut self, pool: &Inner, key: &Arc<Facts>) -> Result<ObjectHandle, Trouble> {
+        let token = &pool.token;
+        let found = self.session.run(|session| {
+            // A logout by anything else in this process hides the private keys, without an error.
+            token.log_in(session)?;
+            token.inspect(session, &key.name)
+        })?;
+        let pair = found.ok_or_else(|| Trouble::Missing(self.session.generation()))?;
+        if pair.public_key != key.public_key {
+            return Err(Trouble::Key(KeyError::Unsafe {
+                name: key.name.clone(),
+                reason: "another key has taken its name in the token".to_owned(),
+            }));
+        }
+        // Keys that nobody uses any more.
+        self.handles.retain(|(known, _)| Arc::strong_count(known) > 1);
+        self.handles.push((Arc::clone(key), pair.private));
+        Ok(pair.private)
+    }
+}
+
+/// What a thread is doing, for the thread that watches.
+#[derive(Default)]
+pub(super) struct Slot(Mutex<SlotState>);
+
+#[derive(Default)]
+pub(super) struct SlotState {
+    /// What it is signing, and since when. Taken away by the watch if it hangs.
+    pub(super) current: Option<(Job, Instant)>,
+    answers: Answers,
+}
+
+impl Slot {
+    pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
+        // Nothing that may panic is done while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SlotState {
+    /// Answers a job at once.
+    fn answer(&mut self, job: Job, answer: Answer) {
+        self.hand_out();
+        // The receiver may have gone in the meantime, which harms nobody.
+        let _ = job.reply.send(answer);
+    }
+
+    /// Answers a job, together with its neighbours if more work waits and the device is fast.
+    fn add(&mut self, job: Job, answer: Answer, more: bool, took: Duration) {
+        self.answers.add(job.reply, answer, Instant::now(), took);
+        if !more {
+            self.hand_out();
+        }
+    }
+
+    /// Hands out all answers.
+    pub(super) fn hand_out(&mut self) {
+        self.answers.hand_out();
+    }
+
+    /// Hands out all answers if the oldest has waited so long.
+    pub(super) fn hand_out_older(&mut self, age: Duration, now: Instant) {
+        if self.answers.oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= age) {
+            self.hand_out();
+        }
+    }
+
+    /// Whether there is anything to watch.
+    pub(super) fn is_busy(&self) -> bool {
+        self.current.is_some() || self.answers.oldest.is_some()
+    }
+}
+
+/// Answers that are handed out together. Each hand-out wakes the runtime, which costs the signing thread
+/// a system call, a good part of a soft token's signature. One for several is enough while more work
+/// waits. A slow device's answers go out one by one: the next would take longer than the limit.
+#[derive(Default)]
+struct Answers {
+    ready: Vec<(oneshot::Sender<Answer>, Answer)>,
+    oldest: Option<Instant>,
+}
+
+impl Answers {
+    /// At most so many wait for each other.
+    const MOST: usize = 8;
+    /// No answer waits longer for the next one to be signed than about this.
+    const LONGEST: Duration = Duration::from_micros(250);
+
+    fn add(
+        &mut self,
+        reply: oneshot::Sender<Answer>,
+        answer: Answer,
+        now: Instant,
+        took: Duration,
+    ) {
+        let oldest = *self.oldest.get_or_insert(now);
+        self.ready.push((reply, answer));
+        if self.ready.len() == Self::MOST || now - oldest + took > Self::LONGEST {
+            self.hand_out();
+        }
+    }
+
+    fn hand_out(&mut self) {
+        self.oldest = None;
+        for (reply, answer) in self.ready.drain(..) {
+            // The receiver may have gone in the meantime, which harms nobody.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal() -> Answer {
+        Err(SignError::Refused { key: "k".to_owned(), reason: "r".to_owned() })
+    }
+
+    /// How many of `count` answers, made one after another, are still held back.
+    fn held(count: usize, took: Duration) -> usize {
+        let (mut answers, mut now) = (Answers::default(), Instant::now());
+        let mut receivers = Vec::new();
+        for _ in 0..count {
+            let (reply, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            now += took;
+            answers.add(reply, refusal(), now, took);
+        }
+        let waiting = receivers.iter_mut().filter_map(|receiver| receiver.try_recv().err()).count();
+        answers.hand_out();
+        waiting
+    }
+
+    #[test]
+    fn a_fast_devices_answers_go_out_together_and_a_slow_ones_at_once() {
+        assert_eq!(held(3, Duration::from_micros(20)), 3);
+        assert_eq!(held(8, Duration::from_micros(20)), 0, "eight are enough");
+        assert_eq!(held(2, Duration::from_micros(100)), 2);
+        assert_eq!(held(3, Duration::from_micros(100)), 0, "the first would grow too old");
+        assert_eq!(held(1, Duration::from_millis(2)), 0);
+    }
+}
