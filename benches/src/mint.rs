@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
     UnparsedPublicKey,
 };
-use ca_core::authority::{self, AuthoritySettings, CaSubject};
+use ca_core::authority::{self, AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::der;
@@ -102,6 +102,7 @@ impl Bench {
             trust_domain: trust_domain.clone(),
             ca_key_type: KeyType::EcP256,
             jwt_key_type: KeyType::EcP256,
+            key_creation: KeyCreation::Auto,
             rsa_scheme: RsaScheme::Pkcs1,
             ca_ttl: Duration::from_secs(86_400),
             ca_subject: CaSubject::default(),

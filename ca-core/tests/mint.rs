@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ca_core::authority::{self, Authorities, AuthorityError, AuthoritySettings, CaSubject};
+use ca_core::authority::{
+    self, Authorities, AuthorityError, AuthoritySettings, CaSubject, KeyCreation,
+};
 use ca_core::bundle::Surface;
 use ca_core::clock::Timestamp;
 use ca_core::csr::{Csr, VerifiedCsr};
@@ -49,6 +51,7 @@ fn settings(ca_key_type: KeyType) -> AuthoritySettings {
             Some(_) => ca_key_type,
             None => KeyType::EcP256,
         },
+        key_creation: KeyCreation::Auto,
         rsa_scheme: RsaScheme::Pkcs1,
         ca_ttl: Duration::from_secs(86_400),
         ca_subject: CaSubject {

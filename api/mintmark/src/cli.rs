@@ -2,9 +2,10 @@
 //! checked here, so that a typing error is told before anything is opened.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ca_core::id::{SpiffeId, TrustDomain};
-use ca_core::key::KeyType;
+use ca_core::key::{KeyName, KeyType};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
@@ -36,6 +37,7 @@ impl Cli {
         // The variable may be set for the other commands; the option was meant for this one.
         let typed = matches.value_source("socket") == Some(ValueSource::CommandLine);
         let instead = match cli.command {
+            Command::Key(_) => "name the configuration of the key store with --config",
             Command::Server(_) | Command::Check(_) => {
                 "set [server.admin] socket in the configuration"
             }
@@ -69,6 +71,9 @@ pub enum Command {
     /// The trust bundle
     #[command(subcommand)]
     Bundle(Bundle),
+    /// The keys of a key store
+    #[command(subcommand)]
+    Key(Key),
     /// Ask the server whether it can do its work
     Healthcheck(Shown),
     /// Say which version this is
@@ -230,6 +235,170 @@ pub enum BundleFormat {
     Pem,
     /// The JWT authorities as a plain JWKS, for verifiers that know no SPIFFE.
     Jwks,
+}
+
+/// `mintmark key …`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// List the keys of the trust domain, and what our record says of each
+    List(ListKeys),
+    /// Make keys for authorities to come
+    Create(CreateKeys),
+    /// Show what the store tells of a key
+    Show(ShowKey),
+    /// Have keys sign a probe, and verify it
+    Verify(VerifyKeys),
+    /// Record that a key signs no more
+    Retire(RetireKey),
+    /// Destroy keys that nothing needs any more
+    Destroy(DestroyKeys),
+    /// Measure how many signatures at once the device can use
+    Probe(ProbeKeys),
+}
+
+/// Which key store is meant.
+#[derive(Debug, Args)]
+pub struct KeyPlace {
+    /// Which file describes it.
+    #[command(flatten)]
+    pub configuration: Configuration,
+    /// The store's section [keys.NAME]; that of [issuing] keys if it is not given
+    #[arg(long, value_name = "NAME")]
+    pub keys: Option<String>,
+}
+
+/// `mintmark key list`
+#[derive(Debug, Args)]
+pub struct ListKeys {
+    /// Of which store.
+    #[command(flatten)]
+    pub place: KeyPlace,
+    /// How to show them.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// `mintmark key create`
+#[derive(Debug, Args)]
+pub struct CreateKeys {
+    /// In which store.
+    #[command(flatten)]
+    pub place: KeyPlace,
+    /// Kind of authority to make keys for
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub authority: Authority,
+    /// Kind of key: ec-p256, ec-p384, rsa-2048, rsa-3072, rsa-4096, ed25519, ml-dsa-44 or ml-dsa-65; as
+    /// configured if it is not given
+    #[arg(long = "type", value_name = "TYPE")]
+    pub key_type: Option<KeyType>,
+    /// How many; 1 to 100
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub count: u8,
+    /// How to show what was made.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// The kinds of authority that have keys of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Authority {
+    /// Signs X.509-SVIDs.
+    #[default]
+    X509,
+    /// Signs JWT-SVIDs.
+    Jwt,
+}
+
+/// `mintmark key show`
+#[derive(Debug, Args)]
+pub struct ShowKey {
+    /// Name of the key
+    #[arg(value_name = "NAME", value_parser = KeyName::parse)]
+    pub name: KeyName,
+    /// Of which store.
+    #[command(flatten)]
+    pub place: KeyPlace,
+    /// How to show it.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// `mintmark key verify`
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = false, args = ["name", "all"])]
+pub struct VerifyKeys {
+    /// Name of the key
+    #[arg(value_name = "NAME", value_parser = KeyName::parse)]
+    pub name: Option<KeyName>,
+    /// Every key of the trust domain
+    #[arg(long)]
+    pub all: bool,
+    /// Of which store.
+    #[command(flatten)]
+    pub place: KeyPlace,
+    /// How to show what was found.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// `mintmark key retire`
+#[derive(Debug, Args)]
+pub struct RetireKey {
+    /// Name of the key
+    #[arg(value_name = "NAME", value_parser = KeyName::parse)]
+    pub name: KeyName,
+    /// Of which store.
+    #[command(flatten)]
+    pub place: KeyPlace,
+    /// How to show what was done.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// `mintmark key destroy`
+#[derive(Debug, Args)]
+pub struct DestroyKeys {
+    /// Names of the keys; every key that may be destroyed if none is given
+    #[arg(value_name = "NAME", value_parser = KeyName::parse)]
+    pub names: Vec<KeyName>,
+    /// Show what would be destroyed, and why the others stay
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Of which store.
+    #[command(flatten)]
+    pub place: KeyPlace,
+    /// How to show what was done.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// `mintmark key probe`
+#[derive(Debug, Args)]
+pub struct ProbeKeys {
+    /// Key to sign with; the first one that can be used if it is not given
+    #[arg(long, value_name = "NAME", value_parser = KeyName::parse)]
+    pub key: Option<KeyName>,
+    /// How long each step lasts, in seconds; 0.1 to 600
+    #[arg(long, value_name = "N", default_value = "3", value_parser = step)]
+    pub seconds: Duration,
+    /// The highest number of signatures at once to try; 1 to 1024
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub sessions: u16,
+    /// Of which store.
+    #[command(flatten)]
+    pub place: KeyPlace,
+    /// How to show what was measured.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+fn step(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=600.0).contains(seconds));
+    let seconds = seconds.ok_or("a number of seconds from 0.1 to 600 is wanted")?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// A life in a request: 1 second to 2^31-1 seconds, as the wire has it.

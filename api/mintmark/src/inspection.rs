@@ -1,6 +1,6 @@
 //! What a configuration points at: do the folders, secrets and libraries exist, and are they guarded?
 //!
-//! Logs in to no token and opens no key, so that it can be run beside a working server. What is found is
+//! Logs in to no token, asks no server and opens no key, so that it can be run beside a working server. What is found is
 //! as of now and for the user who asks; run it as the user of the server.
 
 use std::fs;
@@ -13,7 +13,8 @@ use keymanager::{Pkcs11Store, SealKey, SecretSource};
 use mintmark_signer::AdminSocket;
 use serde::Serialize;
 
-use crate::config::{Admin, KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
+use crate::config::{Admin, Backend, KeySettings, Pkcs11Settings, Settings, SoftwareSettings};
+use crate::keys;
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,14 +40,15 @@ pub enum Verdict {
 /// Looks at everything that the settings name, in the order of the file, and at what the system permits.
 pub async fn inspect(settings: &Settings, protection: &Protection) -> Vec<Finding> {
     let mut findings = vec![socket(&settings.admin).of("[server.admin] socket")];
+    let domain = settings.trust_domain.name();
     for (name, store) in &settings.keys {
         let section = format!("[keys.{name}]");
-        match store {
-            KeySettings::Software(SoftwareSettings { dir, seal_key }) => {
+        match &store.backend {
+            Backend::Software(SoftwareSettings { dir, seal_key }) => {
                 findings.push(guarded_folder(dir, REACH).of(&format!("{section} dir")));
                 findings.push(seal(seal_key).await.of(&format!("{section} seal_key")));
             }
-            KeySettings::Pkcs11(settings) => {
+            Backend::Pkcs11(settings) => {
                 let library = library(&settings.module);
                 // A library that others may change is not loaded.
                 let is_sound = library.verdict == Verdict::Good;
@@ -55,6 +57,21 @@ pub async fn inspect(settings: &Settings, protection: &Protection) -> Vec<Findin
                     findings.push(token(settings).await.of(&format!("{section} token")));
                 }
                 findings.push(secret(&settings.pin).await.of(&format!("{section} pin")));
+            }
+            Backend::AwsKms(account) => {
+                findings.push(unasked(store, domain, "AWS KMS").of(&section));
+                if let Some(file) = &account.credentials_file {
+                    let file = SecretSource::File(file.clone());
+                    findings.push(secret(&file).await.of(&format!("{section} credentials_file")));
+                }
+            }
+            Backend::Transit(engine) => {
+                findings.push(unasked(store, domain, &engine.address).of(&section));
+                if let Some(file) = &engine.ca_file {
+                    findings.push(readable(file).of(&format!("{section} ca_file")));
+                }
+                let token = secret(&engine.access_token).await;
+                findings.push(token.of(&format!("{section} access_token")));
             }
         }
     }
@@ -167,8 +184,23 @@ fn later_credential(source: &SecretSource) -> Option<Finding> {
     })
 }
 
+/// A key store on the network: what can be told without asking it.
+fn unasked(store: &KeySettings, trust_domain: &str, place: &str) -> Finding {
+    match keys::check(store, trust_domain) {
+        Ok(()) => good(format!("well formed; {place} was not asked")),
+        Err(error) => fault(error.to_string()),
+    }
+}
+
+fn readable(file: &Path) -> Finding {
+    match fs::File::open(file) {
+        Ok(_) => good(format!("{} is there", file.display())),
+        Err(error) => fault(format!("cannot read {}: {error}", file.display())),
+    }
+}
+
 async fn token(settings: &Pkcs11Settings) -> Finding {
-    match Pkcs11Store::find_token(&settings.module, &settings.selector()).await {
+    match Pkcs11Store::find_token(&settings.module, &settings.token).await {
         Ok(place) => good(format!("{place} is there; its PIN was not tried")),
         Err(error) => fault(error.to_string()),
     }

@@ -56,6 +56,8 @@ pub const REQUEST: Kind =
     Kind { name: "CSR", labels: &["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"] };
 /// A private key in PKCS#8 (RFC 7468 §10).
 pub const PRIVATE_KEY: Kind = Kind { name: "private key", labels: &["PRIVATE KEY"] };
+/// A public key, `SubjectPublicKeyInfo` (RFC 7468 §13).
+pub const PUBLIC_KEY: Kind = Kind { name: "public key", labels: &["PUBLIC KEY"] };
 
 /// Reads the DER values of one kind from a file, at least one. Other PEM blocks and text between them
 /// are passed over, as `openssl` writes both.

@@ -11,19 +11,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ca_core::authority::{AuthorityError, establish};
+use ca_core::authority::{AuthorityError, AuthorityKind, PreparedKeys, establish};
 use ca_core::clock::Clock;
 use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, Urgency};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
-use keymanager::metrics::StoreMetrics;
-use keymanager::{Oversight, Pkcs11Store, SealKey, SoftwareStore, Verification, pkcs11};
 use mintmark_signer::{AdminSocket, LogLevels, MonitorError, Services, SocketError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{KeySettings, Settings};
+use crate::config::Settings;
+use crate::keys;
 use crate::monitoring::{Monitoring, VERSION};
 use crate::telemetry::ProcessLog;
 
@@ -75,14 +74,24 @@ impl Server {
         AdminSocket::check(&settings.admin.socket, settings.admin.group.as_deref())?;
         let monitoring = Monitoring::start(settings.metrics, Arc::clone(&clock))?;
         let store = open_store(settings.store_dir.clone()).await?;
-        let keys = open_keys(settings, monitoring.keys.store(&settings.authority_keys)).await?;
+        // The others that are described are left alone.
+        let chosen = settings.keys.get(&settings.authority_keys);
+        let chosen = chosen.expect("the settings name a key store that they hold");
+        let metrics = monitoring.keys.store(&settings.authority_keys);
+        let trust_domain = settings.trust_domain.name();
+        let keys = keys::open(chosen, trust_domain, metrics.clone()).await?;
         let serials = RandomSerials::new();
         let now = clock.now();
         let urgency = Urgency::within(Priority::Health, LONGEST_SIGNATURE, Instant::now());
         let authorities =
             establish(&settings.authorities, &*store, &*keys, &serials, now, urgency).await?;
+        if let Some(PreparedKeys { x509, jwt }) = authorities.prepared {
+            metrics.prepared(AuthorityKind::X509.key_part(), x509);
+            metrics.prepared(AuthorityKind::Jwt.key_part(), jwt);
+            tracing::info!(x509, jwt, "keys are prepared for the authorities to come");
+        }
         tracing::info!(
-            trust_domain = settings.trust_domain.name(),
+            trust_domain,
             x509_authority = %authorities.x509.authority(),
             jwt_authority = %authorities.jwt.kid(),
             keys = keys.description().place,
@@ -146,32 +155,4 @@ pub fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
 async fn open_store(directory: PathBuf) -> Result<Arc<Embedded>, ServerError> {
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&directory)).await;
     Ok(Arc::new(opened.map_err(io::Error::other)??))
-}
-
-/// Opens the one key store that the authorities use; the others are left alone.
-async fn open_keys(
-    settings: &Settings,
-    metrics: StoreMetrics,
-) -> Result<Arc<dyn KeyStore>, ServerError> {
-    let trust_domain = settings.trust_domain.name();
-    let chosen = settings.keys.get(&settings.authority_keys);
-    Ok(match chosen.expect("the settings name a key store that they hold") {
-        KeySettings::Software(software) => {
-            let seal = SealKey::read(&software.seal_key).await?;
-            let directory = software.dir.clone();
-            let oversight = Oversight { verification: Verification::INSIDE, metrics };
-            Arc::new(SoftwareStore::open(directory, seal, trust_domain, oversight).await?)
-        }
-        KeySettings::Pkcs11(token) => {
-            let oversight = Oversight { verification: Verification::OUTSIDE, metrics };
-            let (module, pin) = (token.module.clone(), token.pin.clone());
-            let settings = pkcs11::Settings {
-                sessions: token.sessions.into(),
-                queue: usize::try_from(token.queue).unwrap_or(usize::MAX),
-                read_write_sessions: token.read_write_sessions,
-                ..pkcs11::Settings::new(module, token.selector(), pin, oversight)
-            };
-            Arc::new(Pkcs11Store::open(settings, trust_domain).await?)
-        }
-    })
 }

@@ -5,11 +5,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ca_core::key::KeyType;
-use keymanager::SecretSource;
+use ca_core::authority::KeyCreation;
+use ca_core::key::{KeyType, RsaScheme};
+use keymanager::pkcs11::{Hashing, Template, TokenSelector};
+use keymanager::{SecretSource, Verification};
 use mintmark::config::{
-    self, AdminSection, ConfigError, File, IssuingSection, KeySection, KeySettings, MetricsSection,
-    ServerSection, Settings, StoreSection, SubjectSection, TrustDomainSection,
+    self, AdminSection, Backend, ConfigError, File, IssuingSection, KeySection, MetricsSection,
+    Pkcs11Settings, ServerSection, Settings, StoreSection, SubjectSection, TemplateSection,
+    TrustDomainSection,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -67,7 +70,7 @@ fn a_minimal_file_has_every_default() {
 #[test]
 fn relative_paths_start_at_the_folder_of_the_file() {
     let settings = parse(MINIMAL).unwrap();
-    let KeySettings::Software(software) = &settings.keys["main"] else { panic!("software") };
+    let Backend::Software(software) = &settings.keys["main"].backend else { panic!("software") };
     assert_eq!(software.dir, Path::new("/etc/mintmark/keys"));
     assert_eq!(software.seal_key, SecretSource::File(PathBuf::from("/etc/mintmark/seal.key")));
     assert_eq!(settings.store_dir, Path::new("/var/lib/mintmark/store"));
@@ -183,9 +186,9 @@ fn every_fault_is_told_at_once() {
     assert_eq!(found.len(), 5, "{found:#?}");
     assert!(found[0].contains("several key stores are described (a, b)"));
     assert!(found[1].starts_with("7:7: key \"dir\" means nothing for type = \"pkcs11\""));
-    assert!(found[2].starts_with("5:1: key \"token\" is missing"));
+    assert!(found[2].starts_with("5:1: key \"token\" or \"serial\" is missing"));
     assert!(found[3].starts_with("5:1: key \"pin\" is missing"));
-    assert!(found[4].starts_with("9:12: sessions = 0 is out of bounds; 1 to 64"));
+    assert!(found[4].starts_with("9:12: sessions = 0 is out of bounds; 1 to 1024"));
 }
 
 #[test]
@@ -271,6 +274,162 @@ fn a_file_that_is_no_configuration_is_refused_unread() {
     assert!(error.contains("is longer than"), "{error}");
 }
 
+const TOKEN: &str = r#"
+[trust_domain]
+name = "example.org"
+[store]
+dir = "store"
+[keys.hsm]
+type = "pkcs11"
+"#;
+
+/// The token of a section that says `more`.
+fn token(more: &str) -> Pkcs11Settings {
+    let settings = parse(&format!("{TOKEN}{more}")).unwrap();
+    match &settings.keys["hsm"].backend {
+        Backend::Pkcs11(token) => token.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_key_store_says_who_makes_keys_and_what_is_verified() {
+    let settings = parse(MINIMAL).unwrap();
+    assert_eq!(settings.keys["main"].verification, Verification::INSIDE);
+    assert_eq!(settings.authorities.key_creation, KeyCreation::Auto);
+    let with = |line: &str| parse(&MINIMAL.replace("[store]", &format!("{line}\n[store]")));
+    let settings = with("create = \"never\"\nverify = \"sampled(7)\"").unwrap();
+    assert_eq!(settings.authorities.key_creation, KeyCreation::Never);
+    let sampled = Verification::Sampled(7.try_into().unwrap());
+    assert_eq!(settings.keys["main"].verification, sampled);
+    for (text, chosen) in [("always", Verification::Always), ("off", Verification::Off)] {
+        let settings = with(&format!("verify = \"{text}\"")).unwrap();
+        assert_eq!(settings.keys["main"].verification, chosen);
+    }
+    for text in ["sampled", "sampled()", "sampled(0)", "sampled(+1)", "sampled(4294967296)", "On"] {
+        let refused = with(&format!("verify = \"{text}\"")).unwrap_err().to_string();
+        assert!(refused.contains("\"sampled(N)\" for one of N is expected"), "{text}: {refused}");
+    }
+    assert!(with("create = \"manual\"").is_err());
+}
+
+#[test]
+fn a_token_is_named_by_keys_or_by_a_uri_and_by_nothing_twice() {
+    let base = "pin = { file = \"pin\" }\nmodule = \"p.so\"\n";
+    assert_eq!(token(&format!("{base}serial = \"1\"")).token, TokenSelector::serial("1"));
+    let by_uri = token("uri = \"pkcs11:token=a;model=m?module-path=/p.so&pin-source=file:/pin\"");
+    assert_eq!(by_uri.module, Path::new("/p.so"));
+    assert_eq!(by_uri.token, TokenSelector::label("a").with_model("m"));
+    assert_eq!(by_uri.pin, SecretSource::File(PathBuf::from("/pin")));
+    let beside = token(&format!("{base}uri = \"pkcs11:token=a\""));
+    assert_eq!(beside.module, Path::new("/etc/mintmark/p.so"));
+
+    for (more, said) in [
+        (
+            format!("{base}uri = \"pkcs11:token=a\"\ntoken = \"a\""),
+            "\"token\" is said by \"uri\" too",
+        ),
+        (
+            format!("{base}uri = \"pkcs11:token=a?module-path=/p\""),
+            "\"module\" is said by \"uri\" too",
+        ),
+        ("uri = \"pkcs11:token=a\"\npin = { env = \"P\" }".to_owned(), "\"module\" is missing"),
+        (format!("{base}uri = \"pkcs11:token=a?pin-value=1234\""), "mode 0600"),
+        (base.to_owned(), "\"token\" or \"serial\" is missing"),
+    ] {
+        let found = faults(&format!("{TOKEN}{more}"));
+        assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+        assert!(!found[0].contains("1234"), "{found:?}");
+    }
+}
+
+#[test]
+fn waits_of_a_token_have_bounds() {
+    let base = "token = \"a\"\npin = { file = \"pin\" }\nmodule = \"p.so\"\n";
+    let set = token(&format!(
+        "{base}queue_wait = \"1ms\"\nstall_limit = \"10m\"\nprobe_interval = \"1s\"\nhash = \"device\""
+    ));
+    assert_eq!((set.queue_wait, set.hashing), (Duration::from_millis(1), Hashing::Device));
+    assert_eq!(
+        (set.stall_limit, set.probe_interval),
+        (Duration::from_secs(600), Duration::from_secs(1))
+    );
+    for (line, said) in [
+        ("queue_wait = \"0ms\"", "queue_wait = \"0s\" is out of bounds; \"1ms\" to \"1m\""),
+        ("queue_wait = \"61s\"", "queue_wait = \"61s\" is out of bounds"),
+        ("stall_limit = \"99ms\"", "stall_limit = \"99ms\" is out of bounds; \"100ms\" to \"10m\""),
+        ("probe_interval = \"999ms\"", "\"1s\" to \"60m\""),
+        ("probe_interval = \"1h\"", "no wait; write it like"),
+        ("queue_wait = 50", "a wait in quotes"),
+        ("hash = \"hsm\"", "unknown value"),
+    ] {
+        let found = faults(&format!("{TOKEN}{base}{line}"));
+        assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+    }
+}
+
+#[test]
+fn a_template_may_say_less_and_never_that_a_key_may_leave() {
+    let base = "token = \"a\"\npin = { file = \"pin\" }\nmodule = \"p.so\"\n[keys.hsm.template]\n";
+    let changed =
+        token(&format!("{base}omit = [\"copyable\", \"wrap\"]\nset = {{ modifiable = true }}"));
+    let omit = ["copyable".to_owned(), "wrap".to_owned()];
+    let expected = Template::new(&omit, &[("modifiable".to_owned(), true)]).unwrap();
+    assert_eq!(changed.template, expected);
+    for attribute in ["sensitive", "extractable", "sign", "token", "private"] {
+        for line in [format!("omit = [\"{attribute}\"]"), format!("set = {{ {attribute} = true }}")]
+        {
+            let found = faults(&format!("{TOKEN}{base}{line}"));
+            let said = format!("\"{attribute}\" cannot be");
+            assert!(found.len() == 1 && found[0].contains(&said), "{found:?}");
+            assert!(!found[0].starts_with("1:1"), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn key_stores_on_the_network_have_a_pace_and_keys_of_their_own() {
+    let remote = |lines: &str| {
+        let text = TOKEN.replace("type = \"pkcs11\"\n", lines);
+        parse(&text).map(|settings| settings.keys["hsm"].clone())
+    };
+    let kms = remote("type = \"aws_kms\"\nregion = \"eu-central-1\"\nrate = 500").unwrap();
+    assert_eq!(kms.verification, Verification::Always);
+    let Backend::AwsKms(kms) = kms.backend else { panic!("{kms:?}") };
+    assert_eq!((kms.deletion_days, kms.pace.in_flight, kms.pace.rate), (30, 128, 500));
+    let transit =
+        "type = \"transit\"\naddress = \"https://v:8200\"\naccess_token = { file = \"t\" }";
+    let transit = remote(transit).unwrap();
+    let Backend::Transit(transit) = transit.backend else { panic!("{transit:?}") };
+    assert_eq!((transit.mount.as_str(), transit.pace.in_flight), ("transit", 32));
+    assert_eq!(transit.access_token, SecretSource::File("/etc/mintmark/t".into()));
+
+    for (lines, said) in [
+        ("type = \"aws_kms\"", "\"region\" is missing"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nmount = \"m\"", "\"mount\" means nothing"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nsessions = 4", "\"sessions\" means nothing"),
+        ("type = \"aws_kms\"\nregion = \"x\"\ndeletion_days = 6", "7 to 30"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nin_flight = 4097", "1 to 4096"),
+        ("type = \"aws_kms\"\nregion = \"x\"\nattempt_timeout = \"9ms\"", "\"10ms\" to \"1m\""),
+        ("type = \"transit\"\naddress = \"https://v\"", "\"access_token\" is missing"),
+    ] {
+        let refused = remote(lines).unwrap_err().to_string();
+        assert!(refused.contains(said), "{lines}: {refused}");
+    }
+    let own = faults(&MINIMAL.replace("[store]", "rate = 1\n[store]"));
+    assert_eq!(own, ["8:8: key \"rate\" means nothing for type = \"software\"; remove it"]);
+}
+
+#[test]
+fn rsa_keys_sign_by_the_scheme_that_is_set() {
+    let settings = parse(&format!("{MINIMAL}[issuing]\nrsa_scheme = \"pss\"\n")).unwrap();
+    assert_eq!(settings.authorities.rsa_scheme, RsaScheme::Pss);
+    assert_eq!(
+        fault_of("[issuing]\nrsa_scheme = \"oaep\"\n"),
+        "2:14: unknown RSA scheme \"oaep\"; \"pkcs1\" or \"pss\" is expected"
+    );
+}
+
 fn sample() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/mintmark.toml");
     std::fs::read_to_string(path).unwrap()
@@ -290,7 +449,7 @@ fn sample_all_on() -> String {
 #[test]
 fn the_annotated_sample_is_a_configuration() {
     let settings = parse(&sample()).unwrap();
-    assert_eq!(settings.keys.len(), 2);
+    assert_eq!(settings.keys.len(), 5);
     let all_on = parse(&sample_all_on()).unwrap();
     assert!(all_on.admin.group.is_some() && all_on.authorities.tokens.issuer.is_some());
     assert!(settings.metrics.is_none() && all_on.metrics.is_some());
@@ -304,7 +463,25 @@ fn the_annotated_sample_shows_the_defaults() {
     let mut authorities = bare.authorities;
     authorities.ca_subject = shown.authorities.ca_subject.clone();
     assert_eq!(format!("{:?}", shown.authorities), format!("{authorities:?}"));
-    let unsaid = ["sessions", "queue", "read_write_sessions"]
+    let defaults = [
+        "create",
+        "verify",
+        "sessions",
+        "queue",
+        "queue_wait",
+        "stall_limit",
+        "probe_interval",
+        "hash",
+        "read_write_sessions",
+        "omit",
+        "set",
+        "deletion_days",
+        "mount",
+        "in_flight",
+        "rate",
+        "attempt_timeout",
+    ];
+    let unsaid = defaults
         .iter()
         .fold(sample(), |text, key| text.replace(&format!("\n{key} ="), &format!("\n#{key} =")));
     assert_eq!(parse(&unsaid).unwrap().keys, shown.keys);
@@ -317,6 +494,7 @@ fn the_annotated_sample_has_every_key() {
     let keys = section("keys");
     let all_stores: toml::Table =
         keys.values().flat_map(|store| store.as_table().unwrap().clone()).collect();
+    let template = keys["hsm"]["template"].as_table().unwrap().clone();
     let admin = section("server")["admin"].as_table().unwrap().clone();
     let subject = section("issuing")["ca_subject"].as_table().unwrap().clone();
     for (name, fields, present) in [
@@ -325,6 +503,7 @@ fn the_annotated_sample_has_every_key() {
         ("server", fields::<ServerSection>(), section("server")),
         ("server.admin", fields::<AdminSection>(), admin),
         ("keys.<name>", fields::<KeySection>(), all_stores),
+        ("keys.<name>.template", fields::<TemplateSection>(), template),
         ("store", fields::<StoreSection>(), section("store")),
         ("issuing", fields::<IssuingSection>(), section("issuing")),
         ("issuing.ca_subject", fields::<SubjectSection>(), subject),

@@ -7,9 +7,11 @@
 //! 2. the key store makes it (or finds it, if the crash came after),
 //! 3. one commit writes the authority, activates it in the slot and adds it to the bundle.
 
+mod ledger;
 mod record;
 mod upstream;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+pub use self::ledger::{KeyVerdict, Ledger, Standing, Verdict, expired_keys, retire_key};
 use self::record::{AuthorityRecord, BundleRecord, FORMAT, SlotRecord};
 pub use self::upstream::{UpstreamAuthority, UpstreamChain, UpstreamError};
 use crate::bundle::{Bundle, thumbprint};
@@ -53,6 +56,8 @@ pub struct AuthoritySettings {
     pub ca_key_type: KeyType,
     /// The kind of key of a new JWT authority.
     pub jwt_key_type: KeyType,
+    /// Who makes the keys of new authorities.
+    pub key_creation: KeyCreation,
     /// How RSA keys of either kind sign.
     pub rsa_scheme: RsaScheme,
     /// The life of a new authority of either kind.
@@ -66,6 +71,17 @@ pub struct AuthoritySettings {
     pub tokens: TokenSettings,
     /// How often clients of the bundle look for changes.
     pub refresh_hint: Duration,
+}
+
+/// Who makes the keys of new authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyCreation {
+    /// This process, when it needs one.
+    #[default]
+    Auto,
+    /// An administrator, ahead of time: making keys is beyond the rights of the service on most HSMs. The
+    /// next key is the one of the lowest generation after the recorded one that can be used.
+    Never,
 }
 
 /// The configurable attributes of a CA certificate's subject.
@@ -92,6 +108,17 @@ pub struct Authorities {
     pub x509_key: KeyName,
     /// The name of the JWT authority's key in its key store.
     pub jwt_key: KeyName,
+    /// How many keys are left for the authorities to come; `None` where they are made when they are needed.
+    pub prepared: Option<PreparedKeys>,
+}
+
+/// How many keys an administrator has made ahead that no authority has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreparedKeys {
+    /// For X.509 authorities.
+    pub x509: usize,
+    /// For JWT authorities.
+    pub jwt: usize,
 }
 
 /// Why there are no authorities to mint under.
@@ -152,6 +179,32 @@ pub enum AuthorityError {
         "key {0} gave a signature that does not verify; do not use the device before it is checked"
     )]
     Probe(KeyName),
+    /// Keys are made by an administrator, and none is left.
+    #[error(
+        "no key is prepared for the next {} authority: {place} holds none of type {key_type} after generation \
+         {generation} that can be used{}; run with an administrator's credentials: mintmark key create \
+         --authority {} --count 3", kind.name(), refused_keys(refused), kind.key_part()
+    )]
+    NoPreparedKey {
+        /// Which authority needs it.
+        kind: AuthorityKind,
+        /// The kind of key that is configured.
+        key_type: KeyType,
+        /// The last generation that an authority has taken.
+        generation: u64,
+        /// The key store.
+        place: String,
+        /// The keys that would be next and are not as they must be.
+        refused: Vec<KeyError>,
+    },
+    /// The key is needed.
+    #[error("key {key} cannot be retired: {reason}")]
+    KeyInUse {
+        /// The key.
+        key: KeyName,
+        /// What for, and what to do.
+        reason: String,
+    },
     /// The state directory is another trust domain's.
     #[error(
         "the state store belongs to trust domain {found}, not to {expected}; set [trust_domain] name back, \
@@ -197,10 +250,11 @@ pub async fn establish(
     // Before a key is made that could never be used.
     let tokens_by = settings.jwt_key_type.signature_algorithm();
     tokens_by.jws().ok_or(TokenError::Algorithm(tokens_by))?;
-    let founder = Founder { settings, store, keys, serials, now, urgency };
+    let retired = ledger::retired(store).await?;
+    let founder = Founder { settings, store, keys, serials, now, urgency, retired };
     founder.bundle().await?;
-    let x509 = founder.authority(Kind::X509).await?;
-    let jwt = founder.authority(Kind::Jwt).await?;
+    let x509 = founder.authority(AuthorityKind::X509).await?;
+    let jwt = founder.authority(AuthorityKind::Jwt).await?;
     let bundle = founder.bundle_with_hint().await?;
 
     let certificate = x509.certificate.ok_or_else(|| AuthorityError::Record {
@@ -210,10 +264,10 @@ pub async fn establish(
     // What they sign would verify nowhere.
     let mut roots = bundle.x509_authorities.iter();
     if !roots.any(|root| root.certificate == certificate) {
-        return Err(AuthorityError::NotInBundle(Kind::X509.name(), x509.id));
+        return Err(AuthorityError::NotInBundle(AuthorityKind::X509.name(), x509.id));
     }
     if bundle.jwt_authorities.iter().all(|known| known.kid != jwt.id) {
-        return Err(AuthorityError::NotInBundle(Kind::Jwt.name(), jwt.id));
+        return Err(AuthorityError::NotInBundle(AuthorityKind::Jwt.name(), jwt.id));
     }
     let trust_domain = settings.trust_domain.clone();
     let (chain, algorithm) = (Vec::new(), founder.algorithm(&*x509.key));
@@ -228,26 +282,35 @@ pub async fn establish(
         bundle: Arc::new(bundle),
         x509_key: x509.key_name,
         jwt_key: jwt.key_name,
+        prepared: founder.prepared_keys().await?,
     })
 }
 
 /// The two kinds of authority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AuthorityKind {
+    /// Signs X.509-SVIDs.
     X509,
+    /// Signs JWT-SVIDs.
     Jwt,
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
+impl AuthorityKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::X509, Self::Jwt];
+
+    /// The name for people: `X.509` or `JWT`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::X509 => "X.509",
             Self::Jwt => "JWT",
         }
     }
 
-    /// The third part of a key name.
-    fn key_part(self) -> &'static str {
+    /// The third part of the names of its keys: `x509` or `jwt`.
+    #[must_use]
+    pub fn key_part(self) -> &'static str {
         match self {
             Self::X509 => "x509",
             Self::Jwt => "jwt",
@@ -280,11 +343,13 @@ struct Founder<'a> {
     serials: &'a dyn SerialSource,
     now: Timestamp,
     urgency: Urgency,
+    /// The keys that the record says are retired.
+    retired: BTreeSet<KeyName>,
 }
 
 impl Founder<'_> {
     /// Goes through the steps of the module's description until there is an active authority.
-    async fn authority(&self, kind: Kind) -> Result<Found, AuthorityError> {
+    async fn authority(&self, kind: AuthorityKind) -> Result<Found, AuthorityError> {
         for _ in 0..ROUNDS {
             match self.read::<SlotRecord>(kind.slot()).await? {
                 None => self.announce(kind, None).await?,
@@ -308,7 +373,7 @@ impl Founder<'_> {
     /// Step 1: names the key to come, with a generation that neither record nor key store has used.
     async fn announce(
         &self,
-        kind: Kind,
+        kind: AuthorityKind,
         current: Option<(SlotRecord, Version)>,
     ) -> Result<(), AuthorityError> {
         let (check, recorded, active) = match current {
@@ -317,10 +382,15 @@ impl Founder<'_> {
             }
             None => (Check::Absent(kind.slot()), 0, None),
         };
-        let (generation, name) = self.free_generation(kind, recorded).await?;
+        let (generation, name) = match self.settings.key_creation {
+            KeyCreation::Auto => self.free_generation(kind, recorded).await?,
+            KeyCreation::Never => self.next_prepared(kind, recorded).await?,
+        };
+        // Whoever retires a key checks the slots in turn: one of the two comes too late.
+        let checks = vec![check, Check::Absent(retirement_key(&name)?)];
         let pending = Some(name.to_string());
         let slot = SlotRecord { generation, active, pending };
-        self.commit(vec![check], vec![put(kind.slot(), &slot)]).await?;
+        self.commit(checks, vec![put(kind.slot(), &slot)]).await?;
         Ok(())
     }
 
@@ -328,7 +398,7 @@ impl Founder<'_> {
     /// because the key store cannot make another kind, a corrected setting is all that it takes.
     async fn make(
         &self,
-        kind: Kind,
+        kind: AuthorityKind,
         slot: &SlotRecord,
         pending: &str,
         version: Version,
@@ -342,9 +412,13 @@ impl Founder<'_> {
             }
             found => found?,
         };
-        let key = match key {
-            Some(key) => key,
-            None => match self.keys.create(&name, self.key_type(kind)).await {
+        let key = match (key, self.settings.key_creation) {
+            (Some(key), _) => key,
+            // Announced by a start that still made keys, or deleted since.
+            (None, KeyCreation::Never) => {
+                return self.announce(kind, Some((slot.clone(), version))).await;
+            }
+            (None, KeyCreation::Auto) => match self.keys.create(&name, self.key_type(kind)).await {
                 // Another process was faster by a moment: the next round finds its key.
                 Err(KeyError::Exists(_)) => return Ok(()),
                 created => created?,
@@ -354,12 +428,12 @@ impl Founder<'_> {
         let not_after = self.now.plus(self.settings.ca_ttl);
         let (mut bundle, bundle_check) = self.bundle().await?;
         let (id, certificate) = match kind {
-            Kind::X509 => {
+            AuthorityKind::X509 => {
                 let certificate = self.certify(&*key, not_after).await?;
                 bundle.add_x509(certificate.clone());
                 (certificate.key_id().to_string(), Some(certificate))
             }
-            Kind::Jwt => {
+            AuthorityKind::Jwt => {
                 let kid = thumbprint(key.public_key());
                 bundle.add_jwt(&kid, key.public_key().clone(), not_after);
                 (kid, None)
@@ -392,7 +466,11 @@ impl Founder<'_> {
         Ok(())
     }
 
-    async fn record(&self, kind: Kind, id: &str) -> Result<AuthorityRecord, AuthorityError> {
+    async fn record(
+        &self,
+        kind: AuthorityKind,
+        id: &str,
+    ) -> Result<AuthorityRecord, AuthorityError> {
         let record = self.read::<AuthorityRecord>(authority_key(id)?).await?;
         record.map(|(record, _)| record).ok_or_else(|| AuthorityError::Record {
             what: format!("{} authority {id}", kind.name()),
@@ -403,7 +481,7 @@ impl Founder<'_> {
     /// The active authority with its key, which must be the one of the record.
     async fn load(
         &self,
-        kind: Kind,
+        kind: AuthorityKind,
         id: &str,
         record: &AuthorityRecord,
     ) -> Result<Found, AuthorityError> {
@@ -478,11 +556,14 @@ impl Founder<'_> {
     /// anything is signed in its place.
     async fn free_generation(
         &self,
-        kind: Kind,
+        kind: AuthorityKind,
         recorded: u64,
     ) -> Result<(u64, KeyName), AuthorityError> {
         for generation in recorded + 1..=recorded + GENERATIONS {
             let name = self.key_name(kind, generation)?;
+            if self.is_retired(&name).await? {
+                continue;
+            }
             match self.keys.find(&name).await {
                 Ok(None) => return Ok((generation, name)),
                 Ok(Some(_)) | Err(KeyError::Incomplete { .. }) => {}
@@ -492,7 +573,79 @@ impl Founder<'_> {
         Err(KeyError::Exists(self.key_name(kind, recorded + GENERATIONS)?).into())
     }
 
-    fn key_name(&self, kind: Kind, generation: u64) -> Result<KeyName, AuthorityError> {
+    /// The first prepared key after `recorded`.
+    async fn next_prepared(
+        &self,
+        kind: AuthorityKind,
+        recorded: u64,
+    ) -> Result<(u64, KeyName), AuthorityError> {
+        let (usable, refused) = self.prepared(kind, recorded).await?;
+        usable.into_iter().next().ok_or_else(|| AuthorityError::NoPreparedKey {
+            kind,
+            key_type: self.key_type(kind),
+            generation: recorded,
+            place: self.keys.description().place.clone(),
+            refused,
+        })
+    }
+
+    /// The keys of later generations than `recorded` that the next authority could be made with, lowest first,
+    /// and why others cannot.
+    async fn prepared(
+        &self,
+        kind: AuthorityKind,
+        recorded: u64,
+    ) -> Result<(Vec<(u64, KeyName)>, Vec<KeyError>), AuthorityError> {
+        let (key_kind, scheme) = (self.key_type(kind).kind(), self.settings.rsa_scheme);
+        let (mut usable, mut refused) = (Vec::new(), Vec::new());
+        for (generation, name) in ledger::later_keys(kind, recorded, self.keys.list().await?) {
+            if self.is_retired(&name).await? {
+                continue;
+            }
+            match self.keys.describe(&name).await {
+                Ok(Some(key)) => {
+                    let of_kind = key.public_key.kind() == key_kind;
+                    if of_kind && key.algorithms.contains(&scheme.algorithm(key_kind)) {
+                        usable.push((generation, name));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) if error.is_of_one_key() => refused.push(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((usable, refused))
+    }
+
+    /// How many keys are left, once both authorities are there.
+    async fn prepared_keys(&self) -> Result<Option<PreparedKeys>, AuthorityError> {
+        if self.settings.key_creation == KeyCreation::Auto {
+            return Ok(None);
+        }
+        let mut left = [0; 2];
+        for (kind, left) in AuthorityKind::ALL.into_iter().zip(&mut left) {
+            let slot = self.read::<SlotRecord>(kind.slot()).await?;
+            let recorded = slot.map_or(0, |(slot, _)| slot.generation);
+            *left = self.prepared(kind, recorded).await?.0.len();
+        }
+        let [x509, jwt] = left;
+        Ok(Some(PreparedKeys { x509, jwt }))
+    }
+
+    /// Whether the record says that the key is retired. If so, its store hears of it: it forgets with each
+    /// restart.
+    async fn is_retired(&self, name: &KeyName) -> Result<bool, AuthorityError> {
+        if !self.retired.contains(name) {
+            return Ok(false);
+        }
+        match self.keys.retire(name).await {
+            Err(error) if !error.is_of_one_key() => Err(error.into()),
+            // What cannot be found or used signs nothing either.
+            _ => Ok(true),
+        }
+    }
+
+    fn key_name(&self, kind: AuthorityKind, generation: u64) -> Result<KeyName, AuthorityError> {
         let trust_domain = &self.settings.trust_domain;
         parse_key_name(&format!("mintmark/{trust_domain}/{}/{generation}", kind.key_part()))
     }
@@ -502,10 +655,10 @@ impl Founder<'_> {
         self.settings.rsa_scheme.algorithm(key.public_key().kind())
     }
 
-    fn key_type(&self, kind: Kind) -> KeyType {
+    fn key_type(&self, kind: AuthorityKind) -> KeyType {
         match kind {
-            Kind::X509 => self.settings.ca_key_type,
-            Kind::Jwt => self.settings.jwt_key_type,
+            AuthorityKind::X509 => self.settings.ca_key_type,
+            AuthorityKind::Jwt => self.settings.jwt_key_type,
         }
     }
 
@@ -544,11 +697,7 @@ impl Founder<'_> {
         &self,
         key: Key,
     ) -> Result<Option<(T, Version)>, AuthorityError> {
-        let snapshot = self.store.get(&[key], Consistency::Strong).await?;
-        match snapshot.entries.into_iter().flatten().next() {
-            Some(entry) => Ok(Some((envelope::decode(FORMAT, &entry)?, entry.version))),
-            None => Ok(None),
-        }
+        read(self.store, key).await
     }
 
     /// Commits, or answers `false` if another process was faster.
@@ -556,6 +705,22 @@ impl Founder<'_> {
         let commit = Commit::new(checks, ops)?;
         let outcome = self.store.commit(commit).await?;
         Ok(matches!(outcome, CommitOutcome::Done(_)))
+    }
+}
+
+/// Why the keys that would be next are not taken, for the end of a sentence.
+fn refused_keys(refused: &[KeyError]) -> String {
+    refused.iter().map(|error| format!(" ({error})")).collect()
+}
+
+async fn read<T: DeserializeOwned>(
+    store: &dyn StateStore,
+    key: Key,
+) -> Result<Option<(T, Version)>, AuthorityError> {
+    let snapshot = store.get(&[key], Consistency::Strong).await?;
+    match snapshot.entries.into_iter().flatten().next() {
+        Some(entry) => Ok(Some((envelope::decode(FORMAT, &entry)?, entry.version))),
+        None => Ok(None),
     }
 }
 
@@ -569,6 +734,11 @@ fn bundle_key() -> Key {
 
 fn authority_key(id: &str) -> Result<Key, AuthorityError> {
     key::authority(TrustDomainNumber::OWN, id).map_err(|limit| StoreError::from(limit).into())
+}
+
+fn retirement_key(name: &KeyName) -> Result<Key, AuthorityError> {
+    let key = key::retirement(TrustDomainNumber::OWN, name.as_str());
+    key.map_err(|limit| StoreError::from(limit).into())
 }
 
 fn parse_key_name(text: &str) -> Result<KeyName, AuthorityError> {

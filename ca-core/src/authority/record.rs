@@ -46,6 +46,20 @@ pub(super) struct AuthorityRecord {
     pub(super) not_after: i64,
 }
 
+/// A key that signs no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RetirementRecord {
+    /// The name of the key.
+    pub(super) key: String,
+    /// `SubjectPublicKeyInfo`, base64 DER, of the key that bore the name then; not of one that could not be
+    /// read.
+    pub(super) public_key: Option<String>,
+    /// Unix seconds.
+    pub(super) retired_at: i64,
+    /// Unix seconds: whatever the key has signed has ended by then.
+    pub(super) certificates_end: i64,
+}
+
 /// The bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BundleRecord {

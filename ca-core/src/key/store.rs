@@ -158,6 +158,11 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
 pub struct ExpiredKey(KeyName);
 
 impl ExpiredKey {
+    /// Of a key that the record has been read for.
+    pub(crate) fn new(name: KeyName) -> Self {
+        Self(name)
+    }
+
     /// For the suite that every key store must pass.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn of_a_test(name: KeyName) -> Self {
@@ -358,4 +363,22 @@ pub enum KeyError {
         /// What is wrong, and what to do.
         reason: String,
     },
+}
+
+impl KeyError {
+    /// Whether this is about the one key alone: the others of its store may be as good as ever.
+    #[must_use]
+    pub fn is_of_one_key(&self) -> bool {
+        match self {
+            Self::Exists(_)
+            | Self::NotFound(_)
+            | Self::Ambiguous { .. }
+            | Self::Unsafe { .. }
+            | Self::Incomplete { .. } => true,
+            Self::Unsupported { .. }
+            | Self::Credentials { .. }
+            | Self::Unavailable { .. }
+            | Self::Setup { .. } => false,
+        }
+    }
 }

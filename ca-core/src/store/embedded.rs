@@ -56,10 +56,16 @@ impl Embedded {
     /// Opens the store in `directory`, making both if they do not exist. Blocks while the whole file is
     /// read and checked.
     ///
-    /// [`StoreError::Unavailable`] if another process has it open, if the directory cannot be written, or
-    /// if a newer release has changed the layout; [`StoreError::Corrupt`] if the file is damaged.
+    /// [`StoreError::InUse`] if another process has it open, [`StoreError::Unavailable`] if the directory
+    /// cannot be written, or if a newer release has changed the layout; [`StoreError::Corrupt`] if the file is damaged.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         Self::open_keeping(directory, KEPT_COMMITS)
+    }
+
+    /// Whether there is a store in `directory`, for those who would not make one.
+    #[must_use]
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(directory::DATABASE).exists()
     }
 
     pub(super) fn open_keeping(directory: &Path, commits: u64) -> Result<Self, StoreError> {

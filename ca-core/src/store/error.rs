@@ -28,6 +28,17 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// Another process has it.
+    #[error(
+        "{place} is unavailable: {holder} has it open; stop that process, or give this one a directory of its \
+         own"
+    )]
+    InUse {
+        /// The store.
+        place: String,
+        /// Who has it, for people: "process 4711".
+        holder: String,
+    },
     /// Something is beyond a limit that holds for every engine; nothing was applied.
     #[error(transparent)]
     TooLarge(#[from] Limit),

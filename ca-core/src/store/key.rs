@@ -10,6 +10,7 @@
 //! | `01` | trust domain, authority id | an authority |
 //! | `02` | trust domain, kind of slot | which authorities are prepared, active, old |
 //! | `03` | trust domain | head of the bundle |
+//! | `0f` | trust domain, key name | the retirement of a key |
 //! | `10` | version | change record |
 //! | `11` | | version of the newest change record: the one key to watch |
 //! | `12` | commit id | version |
@@ -28,6 +29,7 @@ const META: u8 = 0x00;
 const AUTHORITY: u8 = 0x01;
 const SLOT: u8 = 0x02;
 const BUNDLE_HEAD: u8 = 0x03;
+const RETIREMENT: u8 = 0x0f;
 const CHANGE: u8 = 0x10;
 const CHANGE_HEAD: u8 = 0x11;
 const COMMIT_ID: u8 = 0x12;
@@ -65,8 +67,7 @@ pub fn epoch() -> Key {
 
 /// One authority. An id too long for a key is [`Limit::Key`].
 pub fn authority(domain: TrustDomainNumber, id: &str) -> Result<Key, Limit> {
-    let key = Build::new(AUTHORITY).number(domain.0).text(id).done();
-    if key.0.len() > Key::MAX_BYTES { Err(Limit::Key(key.0.len())) } else { Ok(key) }
+    Build::new(AUTHORITY).number(domain.0).text(id).within_limit()
 }
 
 /// Every authority of a trust domain.
@@ -85,6 +86,17 @@ pub fn slot(domain: TrustDomainNumber, slot: Slot) -> Key {
 #[must_use]
 pub fn bundle_head(domain: TrustDomainNumber) -> Key {
     Build::new(BUNDLE_HEAD).number(domain.0).done()
+}
+
+/// The retirement of a key in a key store. A name too long for a key is [`Limit::Key`].
+pub fn retirement(domain: TrustDomainNumber, name: &str) -> Result<Key, Limit> {
+    Build::new(RETIREMENT).number(domain.0).text(name).within_limit()
+}
+
+/// Every retirement of a trust domain.
+#[must_use]
+pub fn retirements(domain: TrustDomainNumber) -> KeyRange {
+    KeyRange::starting_with(&Build::new(RETIREMENT).number(domain.0).done())
 }
 
 /// What the commit of this version touched.
@@ -253,6 +265,12 @@ impl Build {
         self.bytes(&[0, 0])
     }
 
+    /// A key with a part that may be too long.
+    fn within_limit(self) -> Result<Key, Limit> {
+        let key = self.done();
+        if key.0.len() > Key::MAX_BYTES { Err(Limit::Key(key.0.len())) } else { Ok(key) }
+    }
+
     /// A key whose parts cannot be too long.
     fn done(self) -> Key {
         Key(self.0.freeze())
@@ -278,6 +296,7 @@ mod tests {
         assert_eq!(hex(slot(own, Slot::X509)), "020000000101");
         assert_eq!(hex(slot(own, Slot::Jwt)), "020000000102");
         assert_eq!(hex(bundle_head(own)), "0300000001");
+        assert_eq!(hex(retirement(own, "m/1").unwrap()), "0f000000016d2f310000");
         assert_eq!(hex(change(Version::from_bytes([7; 12]))), "10070707070707070707070707");
         assert_eq!(hex(change_head()), "11");
         assert_eq!(hex(commit_id(CommitId::from_bytes([9; 16]))), format!("12{}", "09".repeat(16)));

@@ -4,6 +4,7 @@ mod bundle;
 mod check;
 mod dev;
 mod jwt;
+mod key;
 mod server;
 mod x509;
 
@@ -52,6 +53,7 @@ pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), F
             let mut screen = Screen::new(out, arguments.shown.output);
             wait(bundle::show(&arguments, socket, &mut screen))
         }
+        Command::Key(command) => key::run(command, &*clock, out),
         Command::Healthcheck(shown) => wait(healthcheck(socket, shown, out)),
         Command::Version(shown) => version(shown, out),
     }

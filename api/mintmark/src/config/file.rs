@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ca_core::id::TrustDomain;
-use ca_core::key::KeyType;
+use ca_core::key::{KeyType, RsaScheme};
+use keymanager::Verification;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use toml::Spanned;
 
-use super::Period;
+use super::{Period, Wait};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -103,10 +104,17 @@ pub struct KeySection {
     /// What kind of store it is.
     #[serde(rename = "type")]
     pub store_type: KeyStoreType,
+    /// Who makes the keys of new authorities.
+    pub create: Option<Create>,
+    /// Which signatures are verified before they are released.
+    #[serde(default, deserialize_with = "verification")]
+    pub verify: Option<Verification>,
     /// `software`: the folder of the sealed key files.
     pub dir: Option<Spanned<PathBuf>>,
     /// `software`: where the 32-byte key that seals them is.
     pub seal_key: Option<Spanned<Secret>>,
+    /// `pkcs11`: token, library and PIN file in one text (RFC 7512).
+    pub uri: Option<Spanned<String>>,
     /// `pkcs11`: the vendor's library.
     pub module: Option<Spanned<PathBuf>>,
     /// `pkcs11`: the label of the token.
@@ -119,18 +127,92 @@ pub struct KeySection {
     pub sessions: Option<Spanned<u16>>,
     /// `pkcs11`: how many signatures may wait for a session.
     pub queue: Option<Spanned<u32>>,
+    /// All but `software`: how long a signature may wait for its turn.
+    pub queue_wait: Option<Spanned<Wait>>,
+    /// `pkcs11`: after how long a call of the library hangs.
+    pub stall_limit: Option<Spanned<Wait>>,
+    /// `pkcs11`: how often a probe is signed.
+    pub probe_interval: Option<Spanned<Wait>>,
+    /// `pkcs11`: who computes digests.
+    pub hash: Option<Spanned<Hash>>,
     /// `pkcs11`: whether sessions that only sign are opened read-write too.
     pub read_write_sessions: Option<Spanned<bool>>,
+    /// `[keys.<name>.template]`, of `pkcs11`
+    pub template: Option<Spanned<TemplateSection>>,
+    /// `aws_kms`: the region.
+    pub region: Option<Spanned<String>>,
+    /// `aws_kms`: another URL than the region's own.
+    pub endpoint: Option<Spanned<String>>,
+    /// `aws_kms`: the profile of AWS's files that gives the credentials.
+    pub profile: Option<Spanned<String>>,
+    /// `aws_kms`: the file of credentials.
+    pub credentials_file: Option<Spanned<PathBuf>>,
+    /// `[keys.<name>.arns]`, of `aws_kms`: keys that an administrator made.
+    pub arns: Option<Spanned<BTreeMap<String, String>>>,
+    /// `aws_kms`: how long KMS keeps a destroyed key.
+    pub deletion_days: Option<Spanned<u8>>,
+    /// `transit`: the server.
+    pub address: Option<Spanned<String>>,
+    /// `transit`: the certificates that the server's leads to.
+    pub ca_file: Option<Spanned<PathBuf>>,
+    /// `transit`: where the engine is mounted.
+    pub mount: Option<Spanned<String>>,
+    /// `transit`: the namespace of the mount.
+    pub namespace: Option<Spanned<String>>,
+    /// `transit`: where the token is that the server wants.
+    pub access_token: Option<Spanned<Secret>>,
+    /// `aws_kms`, `transit`: requests under way at one time.
+    pub in_flight: Option<Spanned<u16>>,
+    /// `aws_kms`, `transit`: signing requests per second.
+    pub rate: Option<Spanned<u32>>,
+    /// `aws_kms`, `transit`: how long one request may take.
+    pub attempt_timeout: Option<Spanned<Wait>>,
 }
 
 /// The kinds of key store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum KeyStoreType {
     /// Keys in sealed files, used in memory.
     Software,
     /// Keys in a token or HSM behind a PKCS#11 library.
     Pkcs11,
+    /// Keys in AWS KMS.
+    AwsKms,
+    /// Keys in the transit engine of HashiCorp Vault or OpenBao.
+    Transit,
+}
+
+/// Who makes the keys of new authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Create {
+    /// The server, when it needs one.
+    Auto,
+    /// An administrator, with `mintmark key create`.
+    Never,
+}
+
+/// Who computes the digest of what a token signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hash {
+    /// This process.
+    Host,
+    /// The token.
+    Device,
+}
+
+/// What is said of a new key in a token, where the vendor takes less than the usual.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateSection {
+    /// Attributes that are not said.
+    #[serde(default)]
+    pub omit: Vec<Spanned<String>>,
+    /// Attributes whose value is another one.
+    #[serde(default)]
+    pub set: BTreeMap<Spanned<String>, bool>,
 }
 
 /// Where a secret is; never the secret itself.
@@ -177,6 +259,9 @@ pub struct IssuingSection {
     /// Kind of the JWT authority's key.
     #[serde(default, deserialize_with = "jwt_key_type")]
     pub jwt_key_type: Option<KeyType>,
+    /// How RSA keys of either kind sign.
+    #[serde(default, deserialize_with = "rsa_scheme")]
+    pub rsa_scheme: Option<RsaScheme>,
     /// Life of a new X.509 authority.
     pub ca_ttl: Option<Spanned<Period>>,
     /// Life of an X.509-SVID when the request does not say.
@@ -234,5 +319,36 @@ fn jwt_key_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Key
             "a key of type {kind} cannot sign JWT-SVIDs (JWT-SVID §3); choose ec-p256, ec-p384 or an rsa type"
         ))),
         None => Ok(chosen),
+    }
+}
+
+fn rsa_scheme<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RsaScheme>, D::Error> {
+    match &String::deserialize(deserializer)?[..] {
+        "pkcs1" => Ok(Some(RsaScheme::Pkcs1)),
+        "pss" => Ok(Some(RsaScheme::Pss)),
+        other => Err(D::Error::custom(format_args!(
+            "unknown RSA scheme {other:?}; \"pkcs1\" or \"pss\" is expected"
+        ))),
+    }
+}
+
+/// `"always"`, `"off"` or `"sampled(N)"`.
+fn verification<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Verification>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let sampled = || {
+        let number = text.strip_prefix("sampled(")?.strip_suffix(')')?;
+        number.parse().ok().filter(|_| number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    match &text[..] {
+        "always" => Ok(Some(Verification::Always)),
+        "off" => Ok(Some(Verification::Off)),
+        _ => sampled().map(|one_of| Some(Verification::Sampled(one_of))).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "unknown verification {text:?}; \"always\", \"off\" or \"sampled(N)\" for one of N is \
+                 expected"
+            ))
+        }),
     }
 }

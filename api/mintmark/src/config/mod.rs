@@ -6,8 +6,10 @@
 
 mod fault;
 mod file;
+mod key_store;
 mod period;
 mod settings;
+mod wait;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,14 +18,17 @@ use std::{fmt, fs, io};
 use thiserror::Error;
 
 pub use file::{
-    AdminSection, File, IssuingSection, KeySection, KeyStoreType, LogFormat, LogLevel,
-    MetricsSection, Secret, ServerSection, StoreSection, StoreType, SubjectSection,
-    TrustDomainSection,
+    AdminSection, Create, File, Hash, IssuingSection, KeySection, KeyStoreType, LogFormat,
+    LogLevel, MetricsSection, Secret, ServerSection, StoreSection, StoreType, SubjectSection,
+    TemplateSection, TrustDomainSection,
+};
+pub use key_store::{
+    AwsKmsSettings, Backend, KeySettings, PaceSettings, Pkcs11Settings, SoftwareSettings,
+    TransitSettings,
 };
 pub use period::{Period, PeriodError};
-pub use settings::{
-    Admin, KeySettings, Logging, Pkcs11Settings, Settings, SoftwareSettings, default_authorities,
-};
+pub use settings::{Admin, Logging, Settings, default_authorities};
+pub use wait::{Wait, WaitError};
 
 /// Where the configuration is looked for when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/mintmark/mintmark.toml";

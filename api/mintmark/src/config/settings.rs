@@ -6,23 +6,22 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ca_core::authority::{AuthoritySettings, CaSubject};
+use ca_core::authority::{AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::key::{KeyType, RsaScheme};
 use ca_core::name::{Attribute, Name};
 use ca_core::token::TokenSettings;
 use keymanager::SecretSource;
-use keymanager::pkcs11::TokenSelector;
 use mintmark_signer::admin_socket::LONGEST_PATH;
 use toml::Spanned;
 
 use super::Period;
 use super::fault::Misfit;
 use super::file::{
-    AdminSection, File, IssuingSection, KeySection, KeyStoreType, LogFormat, LogLevel, Secret,
-    SubjectSection,
+    AdminSection, File, IssuingSection, KeySection, LogFormat, LogLevel, Secret, SubjectSection,
 };
+use super::key_store::KeySettings;
 
 /// Everything that `mintmark server` needs to know, checked. Paths are absolute; whether anything is at
 /// them is not known here.
@@ -64,55 +63,6 @@ pub struct Admin {
     pub group: Option<String>,
 }
 
-/// One key store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeySettings {
-    /// Sealed files.
-    Software(SoftwareSettings),
-    /// A PKCS#11 token.
-    Pkcs11(Pkcs11Settings),
-}
-
-/// A key store of sealed files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SoftwareSettings {
-    /// Their folder.
-    pub dir: PathBuf,
-    /// Where the key is that seals them.
-    pub seal_key: SecretSource,
-}
-
-/// A key store behind a PKCS#11 library.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pkcs11Settings {
-    /// The library.
-    pub module: PathBuf,
-    /// The token's label.
-    pub token: String,
-    /// The token's serial number, where labels are not unique.
-    pub serial: Option<String>,
-    /// Where the user PIN is.
-    pub pin: SecretSource,
-    /// Sessions per key that sign at once; 1 to 64.
-    pub sessions: u16,
-    /// Signatures per key that may wait for a session; 1 to 65536.
-    pub queue: u32,
-    /// Whether sessions that only sign are opened read-write too.
-    pub read_write_sessions: bool,
-}
-
-impl Pkcs11Settings {
-    /// How the token is told from the others of its module.
-    #[must_use]
-    pub fn selector(&self) -> TokenSelector {
-        let selector = TokenSelector::label(&self.token);
-        match &self.serial {
-            Some(serial) => selector.with_serial(serial),
-            None => selector,
-        }
-    }
-}
-
 impl Settings {
     /// Where the admin socket is when nobody says otherwise.
     pub const DEFAULT_SOCKET: &str = "/run/mintmark/admin.sock";
@@ -125,12 +75,14 @@ impl Settings {
         let authorities = check.issuing(file.issuing, &trust_domain);
         let admin = check.admin(file.server.admin);
         let metrics = file.metrics.listen.and_then(|written| check.address("listen", &written));
-        let keys = file
+        let keys: BTreeMap<String, KeySettings> = file
             .keys
             .into_inner()
             .into_iter()
             .filter_map(|(name, section)| Some((name, check.key_store(section)?)))
             .collect();
+        let key_creation = keys.get(&authority_keys).map(|keys| keys.creation).unwrap_or_default();
+        let authorities = AuthoritySettings { key_creation, ..authorities };
         let logging = Logging {
             level: file.server.log_level.unwrap_or_default(),
             format: file.server.log_format.unwrap_or_default(),
@@ -161,6 +113,7 @@ pub fn default_authorities(trust_domain: TrustDomain) -> AuthoritySettings {
         trust_domain,
         ca_key_type: KeyType::EcP256,
         jwt_key_type: KeyType::EcP256,
+        key_creation: KeyCreation::Auto,
         rsa_scheme: RsaScheme::Pkcs1,
         ca_ttl: 365 * 24 * HOUR,
         ca_subject: CaSubject {
@@ -175,13 +128,13 @@ pub fn default_authorities(trust_domain: TrustDomain) -> AuthoritySettings {
 }
 
 /// The faults found so far, and where relative paths start.
-struct Check<'a> {
-    base: &'a Path,
+pub(super) struct Check<'a> {
+    pub(super) base: &'a Path,
     misfits: Vec<Misfit>,
 }
 
 impl Check<'_> {
-    fn refuse(&mut self, span: Range<usize>, problem: impl Into<String>) {
+    pub(super) fn refuse(&mut self, span: Range<usize>, problem: impl Into<String>) {
         self.misfits.push(Misfit::at(span, problem));
     }
 
@@ -239,51 +192,8 @@ impl Check<'_> {
         String::new()
     }
 
-    fn key_store(&mut self, section: Spanned<KeySection>) -> Option<KeySettings> {
-        let span = section.span();
-        let section = section.into_inner();
-        match section.store_type {
-            KeyStoreType::Software => self.software(span, section).map(KeySettings::Software),
-            KeyStoreType::Pkcs11 => self.pkcs11(span, section).map(KeySettings::Pkcs11),
-        }
-    }
-
-    fn software(&mut self, span: Range<usize>, section: KeySection) -> Option<SoftwareSettings> {
-        const TYPE: &str = "software";
-        self.foreign(TYPE, "module", &section.module);
-        self.foreign(TYPE, "token", &section.token);
-        self.foreign(TYPE, "serial", &section.serial);
-        self.foreign(TYPE, "pin", &section.pin);
-        self.foreign(TYPE, "sessions", &section.sessions);
-        self.foreign(TYPE, "queue", &section.queue);
-        self.foreign(TYPE, "read_write_sessions", &section.read_write_sessions);
-        let dir = self.needed(&span, TYPE, "dir", section.dir);
-        let seal_key = self.needed(&span, TYPE, "seal_key", section.seal_key);
-        Some(SoftwareSettings { dir: self.base.join(dir?), seal_key: self.secret(seal_key?) })
-    }
-
-    fn pkcs11(&mut self, span: Range<usize>, section: KeySection) -> Option<Pkcs11Settings> {
-        const TYPE: &str = "pkcs11";
-        self.foreign(TYPE, "dir", &section.dir);
-        self.foreign(TYPE, "seal_key", &section.seal_key);
-        let module = self.needed(&span, TYPE, "module", section.module);
-        let token = self.needed(&span, TYPE, "token", section.token);
-        let pin = self.needed(&span, TYPE, "pin", section.pin);
-        let sessions = self.within("sessions", section.sessions, 4, 64);
-        let queue = self.within("queue", section.queue, 256, 65_536);
-        Some(Pkcs11Settings {
-            module: self.base.join(module?),
-            token: token?,
-            serial: section.serial.map(Spanned::into_inner),
-            pin: self.secret(pin?),
-            sessions,
-            queue,
-            read_write_sessions: section.read_write_sessions.is_some_and(Spanned::into_inner),
-        })
-    }
-
     /// A key that belongs to another type of key store.
-    fn foreign<T>(&mut self, store_type: &str, key: &str, value: &Option<Spanned<T>>) {
+    pub(super) fn foreign<T>(&mut self, store_type: &str, key: &str, value: &Option<Spanned<T>>) {
         if let Some(value) = value {
             self.refuse(
                 value.span(),
@@ -292,7 +202,7 @@ impl Check<'_> {
         }
     }
 
-    fn needed<T>(
+    pub(super) fn needed<T>(
         &mut self,
         section: &Range<usize>,
         store_type: &str,
@@ -309,7 +219,7 @@ impl Check<'_> {
     }
 
     /// A count between 1 and `most`.
-    fn within<T: Copy + Ord + From<u8> + std::fmt::Display>(
+    pub(super) fn within<T: Copy + Ord + From<u8> + std::fmt::Display>(
         &mut self,
         key: &str,
         value: Option<Spanned<T>>,
@@ -339,7 +249,7 @@ impl Check<'_> {
         address
     }
 
-    fn secret(&self, secret: Secret) -> SecretSource {
+    pub(super) fn secret(&self, secret: Secret) -> SecretSource {
         match secret {
             Secret::File(path) => SecretSource::File(self.base.join(path)),
             Secret::Credential(name) => SecretSource::Credential(name),
@@ -380,6 +290,7 @@ impl Check<'_> {
         AuthoritySettings {
             ca_key_type,
             jwt_key_type: section.jwt_key_type.unwrap_or(jwt_fallback),
+            rsa_scheme: section.rsa_scheme.unwrap_or(default.rsa_scheme),
             ca_ttl,
             ca_subject: self.subject(section.ca_subject, default.ca_subject),
             lifetimes,

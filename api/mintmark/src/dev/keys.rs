@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use ca_core::key::KeyError;
+use keymanager::pkcs11::TokenSelector;
 use keymanager::{SealKey, SecretSource};
 use softhsm::{SoftHsmError, Token};
 use thiserror::Error;
 
 use super::Home;
-use crate::config::{KeySettings, Pkcs11Settings, SoftwareSettings};
+use crate::config::{Backend, KeySettings, Pkcs11Settings, SoftwareSettings};
 
 /// The label of the token.
 const LABEL: &str = "mintmark dev";
@@ -102,17 +103,13 @@ async fn software(home: &Home) -> Result<KeySettings, KeyError> {
         SealKey::create_file(&seal_key).await?;
     }
     let dir = home.path().join("keys");
-    Ok(KeySettings::Software(SoftwareSettings { dir, seal_key: SecretSource::File(seal_key) }))
+    let seal_key = SecretSource::File(seal_key);
+    Ok(KeySettings::of(Backend::Software(SoftwareSettings { dir, seal_key })))
 }
 
 fn pkcs11(token: &Token) -> KeySettings {
-    KeySettings::Pkcs11(Pkcs11Settings {
-        module: token.module().to_owned(),
-        token: token.label().to_owned(),
-        serial: Some(token.serial().to_owned()),
-        pin: SecretSource::File(token.pin_file().to_owned()),
-        sessions: 2,
-        queue: 256,
-        read_write_sessions: false,
-    })
+    let selector = TokenSelector::label(token.label()).with_serial(token.serial());
+    let pin = SecretSource::File(token.pin_file().to_owned());
+    let token = Pkcs11Settings::of(token.module().to_owned(), selector, pin);
+    KeySettings::of(Backend::Pkcs11(Pkcs11Settings { sessions: 2, ..token }))
 }

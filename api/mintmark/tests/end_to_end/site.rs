@@ -153,6 +153,19 @@ impl Site {
         self.run(self.command(arguments).output().unwrap())
     }
 
+    /// Runs `mintmark key` with these arguments on the site's configuration.
+    pub(crate) fn key(&self, arguments: &[&str]) -> Run {
+        self.run(self.key_command(arguments).output().unwrap())
+    }
+
+    /// What [`key`](Self::key) runs.
+    pub(crate) fn key_command(&self, arguments: &[&str]) -> Command {
+        let path = self.path("mintmark.toml");
+        fs::write(&path, &self.configuration).unwrap();
+        let config = ["--config", path.to_str().unwrap()];
+        self.command(&[&["key"], arguments, &config].concat())
+    }
+
     /// The binary with these arguments, in the folder.
     pub(crate) fn command(&self, arguments: &[impl AsRef<std::ffi::OsStr>]) -> Command {
         let mut command = Command::new(BINARY);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject};
+use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::bundle::Bundle;
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::id::TrustDomain;
@@ -116,6 +116,7 @@ async fn authorities() -> Authorities {
         trust_domain: TrustDomain::parse(TRUST_DOMAIN).expect("a name"),
         ca_key_type: KeyType::EcP256,
         jwt_key_type: KeyType::EcP256,
+        key_creation: KeyCreation::Auto,
         rsa_scheme: RsaScheme::Pkcs1,
         ca_ttl: Duration::from_secs(86_400),
         ca_subject: CaSubject::default(),

@@ -10,6 +10,9 @@ use rustix::process::geteuid;
 
 use crate::store::StoreError;
 
+/// The name of the file of the store.
+pub(super) const DATABASE: &str = "state.redb";
+
 /// A directory that is held for as long as this lives.
 pub(super) struct Directory {
     path: PathBuf,
@@ -37,7 +40,7 @@ impl Directory {
 
     /// The file of the store.
     pub(super) fn database(&self) -> PathBuf {
-        self.path.join("state.redb")
+        self.path.join(DATABASE)
     }
 
     /// The file of the store, open for reading and writing, or `None` if there is none yet.
@@ -108,12 +111,7 @@ fn in_use(path: &Path, lock: &mut File) -> StoreError {
         "" => "another process".to_owned(),
         pid => format!("process {pid}"),
     };
-    StoreError::Unavailable {
-        place: format!("state directory {}", path.display()),
-        reason: format!(
-            "{holder} has it open; stop that process, or give this one a directory of its own"
-        ),
-    }
+    StoreError::InUse { place: format!("state directory {}", path.display()), holder }
 }
 
 fn unusable(path: &Path, what: &str, error: &io::Error) -> StoreError {

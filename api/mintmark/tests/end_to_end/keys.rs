@@ -1,0 +1,168 @@
+//! `mintmark key` on a token, beside a server and without one.
+
+use std::fs;
+use std::io::Read as _;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::site::{Site, json, write_private};
+use crate::token::{CA_KEY, openssl};
+
+const JWT_KEY: &str = "mintmark/example.org/jwt/1";
+
+/// A token whose keys an administrator makes.
+fn site_without_leave() -> Site {
+    let mut site = Site::with_token();
+    site.set("type = \"pkcs11\"\n", "type = \"pkcs11\"\ncreate = \"never\"\n");
+    site
+}
+
+/// The keys of `key list`, by name: state and problem.
+fn listed(site: &Site) -> Vec<(String, String, Value)> {
+    let listing = json(&site.key(&["list", "--output", "json"]).succeeded());
+    let keys = listing["keys"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    keys.map(|key| (text(&key["name"]), text(&key["state"]), key["problem"].clone())).collect()
+}
+
+fn states(site: &Site) -> Vec<(String, String)> {
+    listed(site).into_iter().map(|(name, state, _)| (name, state)).collect()
+}
+
+#[test]
+fn an_administrator_prepares_keys_and_the_server_takes_them() {
+    let site = site_without_leave();
+    let texts = ["no key is prepared", "mintmark key create --authority x509"];
+    site.refused_start().failed_saying(1, &texts);
+    assert_eq!(site.token().private_keys().len(), 0, "the server makes none");
+
+    let made = site.key(&["create", "--count", "2"]).succeeded();
+    assert!(made.contains(CA_KEY) && made.contains("mintmark/example.org/x509/2"), "{made}");
+    let made = site.key(&["create", "--authority", "jwt", "--output", "json"]).succeeded();
+    assert_eq!(json(&made)["keys"][0]["name"], JWT_KEY);
+    let server = site.start();
+    assert!(server.log().contains("keys are prepared"), "{}", server.log());
+    // Beside the server: what is there, and that it works, but not what it is for.
+    let listing = json(&site.key(&["list", "--output", "json"]).succeeded());
+    assert_eq!(listing["store"]["type"], "pkcs11");
+    assert!(listing["record"].as_str().unwrap().contains("has state directory"), "{listing}");
+    assert_eq!(listing["keys"].as_array().unwrap().len(), 3);
+    site.key(&["verify", "--all"]).succeeded();
+    let held = ["stop the server", &format!("process {}", server.pid())];
+    site.key(&["retire", "mintmark/example.org/x509/2"]).failed_saying(1, &held);
+    site.key(&["destroy", "--dry-run"]).failed_saying(1, &held);
+    server.stop();
+
+    let expected =
+        [(JWT_KEY, "active"), (CA_KEY, "active"), ("mintmark/example.org/x509/2", "prepared")];
+    assert_eq!(states(&site), expected.map(|(name, state)| (name.to_owned(), state.to_owned())));
+    site.key(&["retire", CA_KEY]).failed_saying(1, &[CA_KEY, "the active authority"]);
+    let retired = site.key(&["retire", "mintmark/example.org/x509/2"]).succeeded();
+    assert!(retired.contains("May be destroyed after"), "{retired}");
+    // A name that was used is not used again, whether its key is there or not.
+    let made = json(&site.key(&["create", "--output", "json"]).succeeded());
+    assert_eq!(made["keys"][0]["name"], "mintmark/example.org/x509/3");
+}
+
+#[test]
+fn a_key_is_shown_as_other_programs_see_it() {
+    let site = Site::with_token();
+    site.start().stop();
+    let shown = json(&site.key(&["show", CA_KEY, "--output", "json"]).succeeded());
+    assert_eq!((&shown["state"], &shown["key"]), (&"active".into(), &"EC P-256".into()));
+    let public = site.path("public.pem");
+    fs::write(&public, shown["public_key"].as_str().unwrap()).unwrap();
+    let der = openssl(&["pkey", "-pubin", "-in", public.to_str().unwrap(), "-outform", "DER"]);
+    let of_token = site.token().tool(&["--read-object", "--type", "pubkey", "--label", CA_KEY]);
+    assert_eq!(der, of_token);
+    let table = site.key(&["show", CA_KEY]).succeeded();
+    assert!(table.contains("BEGIN PUBLIC KEY") && table.contains("token \"mintmark\""), "{table}");
+
+    let missing = "mintmark/example.org/x509/9";
+    site.key(&["show", missing]).failed_saying(1, &[missing, "mintmark key list"]);
+}
+
+#[test]
+fn a_key_that_does_not_keep_its_promises_is_listed_with_the_reason_and_fails_the_check() {
+    let site = Site::with_token();
+    site.start().stop();
+    let bad = "mintmark/example.org/x509/2";
+    site.token().plant(bad, &["--extractable"]);
+    let keys = listed(&site);
+    let problem = keys.iter().find(|(name, ..)| name == bad).unwrap().2.as_str().unwrap();
+    assert!(problem.contains("it can be exported"), "{problem}");
+    assert!(site.key(&["list"]).succeeded().contains("REFUSED: it can be exported"));
+
+    let run = site.key(&["verify", "--all"]);
+    assert_eq!(run.code, Some(1), "{}{}", run.out, run.err);
+    assert!(run.out.contains("BAD") && run.out.contains("ok"), "{}", run.out);
+    assert!(run.err.contains("1 of 3 keys cannot be used"), "{}", run.err);
+    site.key(&["verify", CA_KEY]).succeeded();
+    assert_eq!(site.key(&["verify", bad]).code, Some(1));
+    site.key(&["show", bad]).failed_saying(1, &[bad, "is refused"]);
+}
+
+#[test]
+fn a_key_command_tries_a_wrong_pin_once() {
+    let mut site = Site::with_token();
+    write_private(&site.path("wrong"), b"0000-wrong-0000");
+    site.keep_secret("0000-wrong-0000");
+    site.set("token/pin", "wrong");
+    let texts = ["refused the PIN", "it is not tried again"];
+    site.key(&["list"]).failed_saying(1, &texts);
+    assert!(site.token().remembers_a_wrong_pin());
+}
+
+#[test]
+fn a_probe_names_a_number_and_says_how_it_came_to_it() {
+    let site = Site::with_token();
+    site.start().stop();
+    let run = site.key(&["probe", "--seconds", "0.2", "--sessions", "4", "--output", "json"]);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert!(run.err.starts_with("1 at once: "), "{}", run.err);
+    let report = json(&run.out);
+    let steps = report["steps"].as_array().unwrap();
+    assert!(steps.len() >= 2, "{report}");
+    for step in steps {
+        assert_eq!(step["errors"], 0);
+        assert!(step["per_second"].as_f64().unwrap() > 1.0, "{step}");
+        assert!(step["p50_ms"].as_f64() <= step["p99_ms"].as_f64(), "{step}");
+    }
+    let (at, beyond) = (&report["saturated_by"], &report["not_saturated_by"]);
+    assert!(at.is_u64() != beyond.is_u64(), "{report}");
+    assert_eq!(report["interrupted"], false);
+    let missing = ["probe", "--key", "mintmark/example.org/x509/9"];
+    site.key(&missing).failed_saying(1, &["there is no key"]);
+}
+
+#[test]
+fn an_interrupted_probe_shows_what_it_has_found() {
+    let site = Site::with_token();
+    site.start().stop();
+    let mut command = site.key_command(&["probe", "--seconds", "0.5", "--output", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 9];
+    child.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert!(ends_within(&mut child, Duration::from_secs(20)));
+    let run = site.run(child.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    let report = json(&run.out);
+    assert_eq!((&report["interrupted"], &report["saturated_by"]), (&true.into(), &Value::Null));
+    assert!(!report["steps"].as_array().unwrap().is_empty());
+}
+
+fn ends_within(child: &mut Child, patience: Duration) -> bool {
+    let limit = Instant::now() + patience;
+    while Instant::now() < limit {
+        if child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    false
+}

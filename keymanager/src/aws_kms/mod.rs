@@ -1,0 +1,303 @@
+//! Keys in AWS KMS.
+//!
+//! A key is used by its ARN alone. Keys that Mintmark makes bear tags that say whose they are, and an alias
+//! by which they are found again and never sign; keys that an administrator made are named in the settings.
+//! A start that is cut short between making a key and giving it its alias leaves a key that nothing uses:
+//! its tag `mintmark:key` names it, and an operator can schedule its deletion.
+
+mod account;
+mod fault;
+mod inspect;
+mod settings;
+mod spec;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_kms::primitives::{Blob, DateTimeFormat};
+use aws_sdk_kms::types::{KeyUsageType, MessageType, Tag};
+use ca_core::key::{KeyError, KeyName, KeyType, Signature, SignatureAlgorithm, StoreDescription};
+use tokio::time::sleep;
+
+pub use settings::Settings;
+
+use crate::remote::RemoteStore;
+use crate::remote::retry::patiently;
+use crate::remote::wire::{Class, Found, Wire, WireError};
+use crate::secret::SecretSource;
+use crate::verification::Oversight;
+use account::Account;
+use fault::classify;
+
+/// The longest message that KMS takes, in bytes.
+const LONGEST_MESSAGE: usize = 4096;
+/// The longest alias, in bytes.
+const LONGEST_ALIAS: usize = 256;
+/// The tag that holds the whole name of a key.
+const TAG_KEY: &str = "mintmark:key";
+/// How often and how long a key that was just made is waited for: KMS shows it after a moment.
+const APPEARS: (u32, Duration) = (10, Duration::from_millis(500));
+
+/// The keys of `trust_domain` in AWS KMS. Looks at the keys that the settings name; without any, lists the
+/// aliases, which shows that KMS is there and the credentials count.
+///
+/// # Errors
+/// [`KeyError::Setup`] if a setting, the credentials or a permission is wrong, [`KeyError::Unsafe`] if a key
+/// that the settings name cannot be used, [`KeyError::Unavailable`] if KMS does not answer.
+pub async fn open(
+    settings: Settings,
+    trust_domain: &str,
+    oversight: Oversight,
+) -> Result<RemoteStore, KeyError> {
+    let keys = settings.check(trust_domain)?;
+    if let Some(file) = &settings.credentials_file {
+        SecretSource::File(file.clone()).check().await?;
+    }
+    let (place, pace) = (settings.place(), settings.pace);
+    let deletion_days = settings.deletion_days;
+    let account = Account::open(settings).await;
+    let kms = AwsKms { account, keys, place: place.clone(), deletion_days };
+    for (name, arn) in &kms.keys {
+        kms.inspect(name, arn).await?;
+    }
+    if kms.keys.is_empty() {
+        kms.list(trust_domain).await?;
+    }
+    let description = StoreDescription {
+        kind: "aws_kms",
+        place,
+        key_types: KeyType::ALL.to_vec(),
+        hardware: true,
+        longest_message: LONGEST_MESSAGE,
+    };
+    RemoteStore::open(Box::new(kms), description, pace, trust_domain, oversight)
+}
+
+/// KMS's wire.
+#[derive(Debug)]
+struct AwsKms {
+    account: Account,
+    /// Those that an administrator made, by their ARNs.
+    keys: BTreeMap<KeyName, String>,
+    place: String,
+    deletion_days: u8,
+}
+
+#[async_trait]
+impl Wire for AwsKms {
+    async fn sign(
+        &self,
+        key: &Found,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Signature, WireError> {
+        let wanted = spec::algorithm(algorithm);
+        let digest = algorithm.digest(message);
+        let (bytes, message_type) = match &digest {
+            Some(digest) => (digest.as_ref(), MessageType::Digest),
+            None => (message, MessageType::Raw),
+        };
+        let request = self.account.client().sign().key_id(&key.handle);
+        let request = request.message(Blob::new(bytes)).message_type(message_type);
+        let answer = Box::pin(request.signing_algorithm(wanted.clone()).send()).await;
+        let answer = match answer.map_err(|error| classify("Sign", &error)) {
+            Err(error) if error.class == Class::Credentials => return Err(self.renew(error).await),
+            answer => answer?,
+        };
+        if answer.key_id() != Some(&key.handle) {
+            return Err(wrong("key", answer.key_id()));
+        }
+        if answer.signing_algorithm() != Some(&wanted) {
+            return Err(wrong("algorithm", answer.signing_algorithm().map(|it| it.as_str())));
+        }
+        let signature = answer.signature().map(Blob::as_ref).unwrap_or_default();
+        Signature::from_x509(algorithm, signature).map_err(WireError::malformed)
+    }
+
+    async fn find(&self, name: &KeyName) -> Result<Option<Found>, KeyError> {
+        if let Some(arn) = self.keys.get(name) {
+            return self.inspect(name, arn).await.map(Some);
+        }
+        let Some(arn) = self.behind_alias(name).await? else { return Ok(None) };
+        self.check_tag(name, &arn).await?;
+        self.inspect(name, &arn).await.map(Some)
+    }
+
+    async fn create(&self, name: &KeyName, key_type: KeyType) -> Result<Found, KeyError> {
+        let alias = alias(name)?;
+        let arn = self.make(name, key_type).await?;
+        if let Err(error) = self.name(&alias, &arn).await {
+            // Another server was faster, or the name cannot be given: nobody will use this key.
+            let left = self.schedule_deletion(&arn).await.is_err();
+            if left {
+                tracing::warn!(%name, arn, "a key was made and is not used; schedule its deletion");
+            }
+            return Err(if error.code == "AlreadyExistsException" {
+                KeyError::Exists(name.clone())
+            } else {
+                self.failed(error)
+            });
+        }
+        self.appears(name, &arn).await
+    }
+
+    async fn list(&self, trust_domain: &str) -> Result<Vec<KeyName>, KeyError> {
+        let mut names: Vec<KeyName> = self.keys.keys().cloned().collect();
+        for (name, target) in self.aliases(trust_domain).await? {
+            // Two trust domains can have one spelling as an alias.
+            if self.tag(&target).await?.is_none_or(|tag| tag == name.as_str()) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    async fn destroy(&self, name: &KeyName) -> Result<Option<String>, KeyError> {
+        if self.keys.contains_key(name) {
+            let reason = "an administrator made it and the settings name it; schedule its deletion in KMS, \
+                          then take it out of the settings";
+            return Err(KeyError::Unsafe { name: name.clone(), reason: reason.to_owned() });
+        }
+        let Some(arn) = self.behind_alias(name).await? else { return Ok(None) };
+        self.check_tag(name, &arn).await?;
+        let end = self.schedule_deletion(&arn).await.map_err(|error| self.failed(error))?;
+        let alias = alias(name)?;
+        let gone = patiently(|| async {
+            let request = self.account.client().delete_alias().alias_name(&alias);
+            request.send().await.map_err(|error| classify("DeleteAlias", &error))
+        });
+        match gone.await {
+            Ok(_) => Ok(Some(format!("{arn}: {end}"))),
+            Err(error) if error.code == "NotFoundException" => Ok(Some(format!("{arn}: {end}"))),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+}
+
+impl AwsKms {
+    fn failed(&self, error: WireError) -> KeyError {
+        error.into_key_error(&self.place)
+    }
+
+    /// Looks for new credentials; if it does, another try is worth it.
+    async fn renew(&self, error: WireError) -> WireError {
+        if self.account.reload().await {
+            return WireError { class: Class::Transient, ..error };
+        }
+        error
+    }
+
+    /// Makes a key, and gives its ARN. Not tried again but when KMS says that it did nothing, as each
+    /// key costs.
+    async fn make(&self, name: &KeyName, key_type: KeyType) -> Result<String, KeyError> {
+        let version = env!("CARGO_PKG_VERSION");
+        let tags = [
+            ("mintmark:trust-domain", name.trust_domain()),
+            ("mintmark:authority", name.authority()),
+            ("mintmark:generation", name.generation()),
+            (TAG_KEY, name.as_str()),
+            ("mintmark:created-by", version),
+        ];
+        let description = format!("Mintmark CA key {name}, made by Mintmark {version}");
+        let made = patiently(|| async {
+            let mut request = self.account.client().create_key().description(&description);
+            request = request.key_spec(spec::spec(key_type)).key_usage(KeyUsageType::SignVerify);
+            for (key, value) in tags {
+                request = request.tags(tag(key, value)?);
+            }
+            let answer = request.send().await.map_err(|error| classify("CreateKey", &error));
+            match answer {
+                Err(error) if error.class == Class::Transient => {
+                    Err(WireError { class: Class::Refused, ..error })
+                }
+                answer => answer,
+            }
+        });
+        let made = made.await.map_err(|error| self.not_made(error))?;
+        made.key_metadata.and_then(|metadata| metadata.arn).ok_or_else(|| {
+            self.not_made(WireError::transient("response", "CreateKey: the answer names no key"))
+        })
+    }
+
+    fn not_made(&self, error: WireError) -> KeyError {
+        let reason = format!(
+            "{}; if KMS made the key after all, its tag {TAG_KEY} shows it: schedule its deletion",
+            error.reason
+        );
+        KeyError::Unavailable { place: self.place.clone(), reason }
+    }
+
+    async fn name(&self, alias: &str, arn: &str) -> Result<(), WireError> {
+        patiently(|| async {
+            let request = self.account.client().create_alias().alias_name(alias);
+            let answer = request.target_key_id(arn).send().await;
+            answer.map(drop).map_err(|error| classify("CreateAlias", &error))
+        })
+        .await
+    }
+
+    /// The key that was just made, once KMS shows it everywhere.
+    async fn appears(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
+        let (tries, pause) = APPEARS;
+        for _ in 1..tries {
+            match self.inspect(name, arn).await {
+                Err(KeyError::NotFound(_) | KeyError::Unavailable { .. }) => sleep(pause).await,
+                answer => return answer,
+            }
+        }
+        self.inspect(name, arn).await
+    }
+
+    /// Has KMS destroy a key after the days of the settings; says when.
+    async fn schedule_deletion(&self, arn: &str) -> Result<String, WireError> {
+        let days = i32::from(self.deletion_days);
+        let answer = patiently(|| async {
+            let request = self.account.client().schedule_key_deletion().key_id(arn);
+            let answer = request.pending_window_in_days(days).send().await;
+            answer.map_err(|error| classify("ScheduleKeyDeletion", &error))
+        });
+        match answer.await {
+            Ok(answer) => {
+                let date =
+                    answer.deletion_date().and_then(|it| it.fmt(DateTimeFormat::DateTime).ok());
+                let date = date.unwrap_or_else(|| format!("in {days} days"));
+                Ok(format!("KMS destroys it {date}; until then the deletion can be cancelled"))
+            }
+            // Done before, by a call that was cut short.
+            Err(error) if error.code == "KMSInvalidStateException" => {
+                Ok("its deletion was scheduled before".to_owned())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn tag(key: &str, value: &str) -> Result<Tag, WireError> {
+    Tag::builder()
+        .tag_key(key)
+        .tag_value(value)
+        .build()
+        .map_err(|error| WireError::new(Class::Refused, "tag", format!("{key}: {error}")))
+}
+
+/// The alias by which a key of ours is found. Dots have no place in one.
+fn alias(name: &KeyName) -> Result<String, KeyError> {
+    let domain = name.trust_domain().replace('.', "_");
+    let alias = format!("alias/mintmark/{domain}/{}/{}", name.authority(), name.generation());
+    if alias.len() > LONGEST_ALIAS {
+        let reason = format!(
+            "its alias would have {} bytes, and KMS allows {LONGEST_ALIAS}; have an administrator make the \
+             key and name it in the settings",
+            alias.len()
+        );
+        return Err(KeyError::Unsafe { name: name.clone(), reason });
+    }
+    Ok(alias)
+}
+
+/// The answer is about something else than the question.
+fn wrong(what: &'static str, found: Option<&str>) -> WireError {
+    let reason = format!("its answer names the {what} {}", found.unwrap_or("of nobody"));
+    WireError::new(Class::Wrong, format!("wrong {what}"), reason)
+}

@@ -1,0 +1,215 @@
+//! The token by which the server knows us: renewed before it ends, read again when it is refused.
+
+use std::fmt;
+use std::sync::{PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ca_core::key::KeyError;
+use hyper::Method;
+use hyper::header::HeaderValue;
+use serde::Deserialize;
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use super::http::Server;
+use crate::blocking;
+use crate::remote::wire::{Class, WireError};
+use crate::secret::{SecretSource, trim_line_end};
+
+/// The shortest time between two looks at the token's source because of a refusal.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The shortest time before a renewal, and before a further try of one.
+const SHORTEST: Duration = Duration::from_millis(500);
+/// How often a token without an end is looked at, in case it was replaced.
+const ENDLESS: Duration = Duration::from_secs(300);
+
+/// The token of now, and where the next one comes from.
+pub(super) struct Tokens {
+    source: SecretSource,
+    current: RwLock<Token>,
+    /// One caller at a time looks for another; holds when that was done last, and what came of it.
+    looked: tokio::sync::Mutex<Option<(Instant, WireError)>>,
+}
+
+/// A token, wiped when the last request with it has ended.
+#[derive(Clone)]
+pub(super) struct Token {
+    pub(super) header: HeaderValue,
+    /// Grows with each token that replaces another.
+    generation: u64,
+}
+
+impl Tokens {
+    /// Reads the token.
+    pub(super) async fn read(source: SecretSource) -> Result<Self, KeyError> {
+        let header = read(&source).await?;
+        let current = RwLock::new(Token { header, generation: 0 });
+        Ok(Self { source, current, looked: tokio::sync::Mutex::default() })
+    }
+
+    /// The token of now.
+    pub(super) fn current(&self) -> Token {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another token than the one that was refused.
+    ///
+    /// # Errors
+    /// What is wrong with the only one that there is: it has ended, or it may not do this.
+    pub(super) async fn instead_of(
+        &self,
+        refused: &Token,
+        server: &Server,
+        refusal: WireError,
+    ) -> Result<Token, WireError> {
+        let mut looked = self.looked.lock().await;
+        let current = self.current();
+        if current.generation != refused.generation {
+            return Ok(current);
+        }
+        if let Some((_, error)) = looked.as_ref().filter(|(at, _)| at.elapsed() < LOOK_EVERY) {
+            return Err(WireError {
+                reason: format!("{}{}", refusal.reason, error.reason),
+                ..error.clone()
+            });
+        }
+        let error = match self.replace().await {
+            Ok(true) => return Ok(self.current()),
+            Ok(false) => self.diagnose(server, &current).await,
+            Err(error) => WireError::new(Class::Credentials, "403", format!("; {error}")),
+        };
+        *looked = Some((Instant::now(), error.clone()));
+        Err(WireError { reason: format!("{}{}", refusal.reason, error.reason), ..error })
+    }
+
+    /// Reads the source; says whether there is another token.
+    async fn replace(&self) -> Result<bool, KeyError> {
+        let header = read(&self.source).await?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.header == header {
+            return Ok(false);
+        }
+        *current = Token { header, generation: current.generation + 1 };
+        tracing::info!(source = %self.source, "took a new token");
+        Ok(true)
+    }
+
+    /// Whether a token that was refused lives; the rest of the reason.
+    async fn diagnose(&self, server: &Server, token: &Token) -> WireError {
+        match lease(server, token).await {
+            Ok(_) => WireError::new(
+                Class::Refused,
+                "403",
+                "; the token is good, and its policy does not allow this: extend the policy",
+            ),
+            Err(error) if error.class == Class::Credentials => {
+                let reason = format!("; the token has ended: put a new one into {}", self.source);
+                WireError::new(Class::Credentials, "token ended", reason)
+            }
+            Err(error) => WireError { reason: format!("; {}", error.reason), ..error },
+        }
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokens({})", self.source)
+    }
+}
+
+async fn read(source: &SecretSource) -> Result<HeaderValue, KeyError> {
+    let source = source.clone();
+    blocking::run(&source.to_string(), move || {
+        let secret = source.read()?;
+        let token = Zeroizing::new(trim_line_end(&secret).to_vec());
+        if token.is_empty() {
+            return Err(source.unusable("it is empty; put a token there".to_owned()));
+        }
+        // The header shares these bytes, which are wiped with its last clone.
+        let mut header =
+            HeaderValue::from_maybe_shared(Bytes::from_owner(token)).map_err(|_| {
+                source.unusable(
+                    "it is no token: it holds line ends or other control characters".to_owned(),
+                )
+            })?;
+        header.set_sensitive(true);
+        Ok(header)
+    })
+    .await
+}
+
+/// How long a token lives from now on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lease {
+    /// `None`: for ever.
+    left: Option<Duration>,
+    renewable: bool,
+}
+
+#[derive(Deserialize)]
+struct LookUp {
+    #[serde(default)]
+    ttl: u64,
+    #[serde(default)]
+    renewable: bool,
+    expire_time: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Renewal {
+    auth: Renewed,
+}
+
+#[derive(Deserialize)]
+struct Renewed {
+    lease_duration: u64,
+    renewable: bool,
+}
+
+/// Asks how long a token lives; one that does not live is refused.
+pub(super) async fn lease(server: &Server, token: &Token) -> Result<Lease, WireError> {
+    let header = Some(&token.header);
+    let answer = server.ask(Method::GET, "auth/token/lookup-self", header, None).await?;
+    let found: LookUp = answer.data("look up the token")?;
+    let left = found.expire_time.map(|_| Duration::from_secs(found.ttl));
+    Ok(Lease { left, renewable: found.renewable })
+}
+
+async fn renew(server: &Server, token: &Token) -> Result<Lease, WireError> {
+    let header = Some(&token.header);
+    let answer = server.ask(Method::POST, "auth/token/renew-self", header, None).await?;
+    let renewed = answer.whole::<Renewal>("renew the token")?.auth;
+    let left = Some(Duration::from_secs(renewed.lease_duration));
+    Ok(Lease { left, renewable: renewed.renewable })
+}
+
+/// Keeps the token alive for as long as its user is there: halfway to its end, takes the next one if the
+/// source has another, and else renews it.
+pub(super) async fn keep_alive(wire: Weak<(Server, Tokens)>, mut lease: Lease) {
+    loop {
+        let pause = lease.left.map_or(ENDLESS, |left| left / 2).max(SHORTEST);
+        sleep(pause).await;
+        let Some(wire) = wire.upgrade() else { return };
+        let (server, tokens) = &*wire;
+        match next_lease(server, tokens, lease).await {
+            Ok(next) => lease = next,
+            Err(reason) => {
+                let left = lease.left.map(|left| left.saturating_sub(pause));
+                lease.left = left;
+                tracing::warn!(reason, source = %tokens.source, ?left, "the token is not renewed");
+            }
+        }
+    }
+}
+
+async fn next_lease(server: &Server, tokens: &Tokens, old: Lease) -> Result<Lease, String> {
+    let replaced = tokens.replace().await.map_err(|error| error.to_string())?;
+    let token = tokens.current();
+    let next = if replaced || !old.renewable {
+        lease(server, &token).await
+    } else {
+        renew(server, &token).await
+    };
+    next.map_err(|error| error.reason)
+}
