@@ -13,7 +13,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
+use ca_core::key::KeyType::{EcP256, Rsa2048};
 use clap::Parser;
+use keymanager::Verification::{Always, Off};
 
 use crate::paired::Row;
 
@@ -32,10 +34,26 @@ const ROWS: &[Measurement] = &[
     ("mint/verified-key/p256", mint::verified_key),
     ("mint/csr/p256", mint::csr),
     ("mint/jwt/es256", mint::jwt),
-    ("signer/softhsm/p256/k1", signer::softhsm_one_session),
+    ("signer/softhsm/p256/k1", || signer::softhsm(EcP256, 1, Off)),
+    ("signer/softhsm/p256/k2", || signer::softhsm(EcP256, 2, Off)),
+    ("signer/softhsm/p256/k4", || signer::softhsm(EcP256, 4, Off)),
+    ("signer/softhsm/p256/k1/verified", || signer::softhsm(EcP256, 1, Always)),
+    ("signer/softhsm/p256/k2/verified", || signer::softhsm(EcP256, 2, Always)),
+    ("signer/softhsm/p256/k4/verified", || signer::softhsm(EcP256, 4, Always)),
+    ("signer/softhsm/rsa2048/k1", || signer::softhsm(Rsa2048, 1, Off)),
+    ("signer/softhsm/rsa2048/k2", || signer::softhsm(Rsa2048, 2, Off)),
+    ("signer/softhsm/rsa2048/k4", || signer::softhsm(Rsa2048, 4, Off)),
+    ("signer/softhsm/rsa2048/k1/verified", || signer::softhsm(Rsa2048, 1, Always)),
+    ("signer/softhsm/rsa2048/k2/verified", || signer::softhsm(Rsa2048, 2, Always)),
+    ("signer/softhsm/rsa2048/k4/verified", || signer::softhsm(Rsa2048, 4, Always)),
+    ("signer/softhsm/p256/idle-added-p50", signer::softhsm_idle),
+    ("signer/proxy-2ms-30-slots/p256", signer::proxy),
+    ("signer/proxy-2ms-30-slots/p256/p99", signer::proxy_p99),
 ];
 
 fn main() -> anyhow::Result<()> {
+    // Names the folder of the tokens, which has to be done before there are threads.
+    pkcs11_proxy::testing::before_main();
     let arguments = Arguments::parse();
     let mut rows = Vec::new();
     for (name, measure) in ROWS.iter().filter(|(name, _)| name.contains(&arguments.only)) {
@@ -50,17 +68,18 @@ fn main() -> anyhow::Result<()> {
     fs::write(&path, serde_json::to_vec_pretty(&rows)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     println!("\nwritten to {}", path.display());
+    pkcs11_proxy::testing::after_main();
     Ok(())
 }
 
 fn print(rows: &[Row]) {
     println!(
-        "\n{:<28} {:>6} {:>10} {:>10}   {:<28} {:>10} {:>10}   {:>5}",
+        "\n{:<36} {:>6} {:>10} {:>10}   {:<40} {:>10} {:>10}   {:>5}",
         "claim", "unit", "best", "median", "limit", "best", "median", "ratio"
     );
     for row in rows {
         println!(
-            "{:<28} {:>6} {:>10.2} {:>10.2}   {:<28} {:>10.2} {:>10.2}   {:>5.3}",
+            "{:<36} {:>6} {:>10.2} {:>10.2}   {:<40} {:>10.2} {:>10.2}   {:>5.3}",
             row.name,
             row.unit,
             row.measured.best,

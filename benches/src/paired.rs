@@ -88,6 +88,20 @@ pub(crate) fn wall_rate(
     row(name, limit, "op/s", Better::Higher, &pairs)
 }
 
+/// Compares two times in microseconds, such as medians. Each closure measures its own.
+pub(crate) fn medians(
+    name: &str,
+    limit: &str,
+    mut measured: impl FnMut() -> Duration,
+    mut raw: impl FnMut() -> Duration,
+) -> Row {
+    let microseconds = |time: Duration| time.as_secs_f64() * 1e6;
+    measured();
+    raw();
+    let pairs = rounds(|| microseconds(measured()), || microseconds(raw()));
+    row(name, limit, "us", Better::Lower, &pairs)
+}
+
 fn rounds(mut measured: impl FnMut() -> f64, mut raw: impl FnMut() -> f64) -> Vec<(f64, f64)> {
     (0..ROUNDS)
         .map(|round| {

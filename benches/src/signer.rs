@@ -1,107 +1,127 @@
-//! A key in a token beside a bare `C_Sign` loop on the same token, in signatures per second.
+//! Keys of a PKCS#11 token beside bare `C_Sign` loops on the same token.
+
+mod bare;
+mod calls;
+mod token;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use ca_core::key::{
-    KeyName, KeyStore as _, KeyType, Priority, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
-};
-use cryptoki::context::Pkcs11;
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
-use cryptoki::session::Session;
-use futures_util::StreamExt as _;
-use keymanager::pkcs11::{Settings, TokenSelector};
-use keymanager::{Pkcs11Store, SecretSource};
-use softhsm::Token;
-use tokio::runtime::Runtime;
+use ca_core::key::{KeyType, Priority, Urgency};
+use keymanager::Verification;
+use pkcs11_proxy::{Function, testing};
 
-use crate::paired::{Row, wall_rate};
+use crate::paired::{self, Row, wall_rate};
+use token::{Device, Setup};
 
-const TRUST_DOMAIN: &str = "bench.test";
-/// Signatures under way at once: enough that the session never waits for its next job.
-const IN_FLIGHT: usize = 32;
+/// Callers of a soft token: enough that no session waits for its next job.
+const CALLERS: usize = 256;
 
-/// One session: the hand-over to the session's thread and back must not show.
-pub(crate) fn softhsm_one_session() -> anyhow::Result<Row> {
-    let directory = tempfile::tempdir()?;
-    softhsm::environment::configure(directory.path())?;
-    let token = Token::create(directory.path(), "bench")?;
-    // The server's kind of runtime: how it is woken is part of the hand-over.
-    let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
-    let name = KeyName::parse(&format!("mintmark/{TRUST_DOMAIN}/x509/1"))?;
-    let settings = Settings {
-        module: token.module().to_owned(),
-        token: TokenSelector::label(token.label()),
-        pin: SecretSource::File(token.pin_file().to_owned()),
-        sessions: 1,
-        queue: 4 * IN_FLIGHT,
-        read_write_sessions: false,
-    };
-    let key = runtime.block_on(async {
-        let store = Pkcs11Store::open(settings, TRUST_DOMAIN).await?;
-        store.create(&name, KeyType::EcP256).await
-    })?;
-    let bare = Bare::open(&token, &name)?;
+/// `k` sessions on SoftHSM, with or without verification: the hand-over to the sessions' threads and back must
+/// not show.
+pub(crate) fn softhsm(
+    key_type: KeyType,
+    sessions: usize,
+    verification: Verification,
+) -> anyhow::Result<Row> {
+    let verified = verification == Verification::Always;
+    let setup = Setup { device: Device::SoftHsm, key_type, sessions, verification };
+    let opened = setup.open()?;
+    let mut bare = opened.bare(sessions)?;
+    let mut what = format!("bare C_Sign loop, {sessions} threads");
+    if verified {
+        bare = bare.verifying(opened.key.public_key(), key_type)?;
+        what.push_str(", verifying");
+    }
+    let kind = if key_type == KeyType::EcP256 { "p256" } else { "rsa2048" };
+    let name =
+        format!("signer/softhsm/{kind}/k{sessions}{}", if verified { "/verified" } else { "" });
     Ok(wall_rate(
-        "signer/softhsm/p256/k1",
-        "bare C_Sign loop, 1 thread",
-        |slice| sign_for(&runtime, &*key, slice),
+        &name,
+        &what,
+        |slice| opened.sign_for(CALLERS, slice),
         |slice| bare.sign_for(slice),
     ))
 }
 
-/// Signs for about `slice` with [`IN_FLIGHT`] callers, and answers how often.
-fn sign_for(runtime: &Runtime, key: &dyn SigningKey, slice: Duration) -> u64 {
-    let start = Instant::now();
-    let jobs =
-        std::iter::repeat_with(|| ToBeSigned::probe([7; 32], SignatureAlgorithm::EcdsaP256Sha256))
-            .take_while(|_| start.elapsed() < slice)
-            .map(|probe| key.sign(probe, urgency()));
-    runtime.block_on(futures_util::stream::iter(jobs).buffer_unordered(IN_FLIGHT).fold(
-        0,
-        |count, signed| async move {
-            signed.expect("the queue holds all callers");
-            count + 1
-        },
+/// One caller, one session: what the way to the session's thread and back adds to a signature, beside what a
+/// bare thread adds that is handed a word, makes the same signature and hands a word back. A core that has
+/// slept through a signature wakes slower than one that was asked a moment ago, so the word alone would
+/// compare nothing.
+pub(crate) fn softhsm_idle() -> anyhow::Result<Row> {
+    let verification = Verification::Off;
+    let setup =
+        Setup { device: Device::SoftHsm, key_type: KeyType::EcP256, sessions: 1, verification };
+    let opened = setup.open()?;
+    let mut bare = opened.bare(1)?;
+    let mut hopped = opened.bare(1)?;
+    let slice = Duration::from_millis(100);
+    let alone = median(bare.times(slice * 10));
+    Ok(paired::medians(
+        "signer/softhsm/p256/idle-added-p50",
+        "bare hop between two threads",
+        || median(opened.times(1, slice)).saturating_sub(alone),
+        || median(hopped.times_over_a_hop(slice)).saturating_sub(alone),
     ))
 }
 
-/// The limit: the same token, key and digest by nothing but the calls that a signature needs.
-struct Bare {
-    session: Session,
-    key: ObjectHandle,
-    digest: Vec<u8>,
+/// A device as hardware is: 2 ms a signature, 30 at a time.
+pub(crate) fn proxy() -> anyhow::Result<Row> {
+    let proxied = Proxied::open()?;
+    let Proxied { opened, mut bare, _device } = proxied;
+    Ok(wall_rate(
+        "signer/proxy-2ms-30-slots/p256",
+        "bare C_Sign loop, 30 threads",
+        |slice| opened.sign_for(2 * SLOTS, slice),
+        |slice| bare.sign_for(slice),
+    ))
 }
 
-impl Bare {
-    /// The library is initialised and logged in by the key store: both belong to the process.
-    fn open(token: &Token, name: &KeyName) -> anyhow::Result<Self> {
-        let module = Pkcs11::new(token.module())?;
-        let mut slots = module.get_slots_with_token()?.into_iter();
-        let slot = slots
-            .find(|&slot| {
-                module.get_token_info(slot).is_ok_and(|info| info.serial_number() == token.serial())
-            })
-            .context("the token is not in any slot")?;
-        let session = module.open_ro_session(slot)?;
-        let template = [
-            Attribute::Class(ObjectClass::PRIVATE_KEY),
-            Attribute::Label(name.as_str().as_bytes().to_vec()),
-        ];
-        let key = session.find_objects(&template)?.pop().context("the key is not in the token")?;
-        Ok(Self { session, key, digest: vec![0x5a; 32] })
-    }
+/// The slowest in a hundred on that device, with twice as many callers as it has slots.
+pub(crate) fn proxy_p99() -> anyhow::Result<Row> {
+    let proxied = Proxied::open()?;
+    let Proxied { opened, mut bare, _device } = proxied;
+    let slice = Duration::from_millis(500);
+    Ok(paired::medians(
+        "signer/proxy-2ms-30-slots/p256/p99",
+        "bare C_Sign loop, 30 threads, p99",
+        || percentile(opened.times(2 * SLOTS, slice), 99),
+        || percentile(bare.times(slice), 99),
+    ))
+}
 
-    fn sign_for(&self, slice: Duration) -> u64 {
-        let start = Instant::now();
-        let mut count = 0;
-        while start.elapsed() < slice {
-            self.session.sign(&Mechanism::Ecdsa, self.key, &self.digest).expect("the token signs");
-            count += 1;
-        }
-        count
+const SLOTS: usize = 30;
+
+struct Proxied {
+    opened: token::Opened,
+    bare: bare::Bare,
+    /// Kept: without it the device is as fast as SoftHSM.
+    _device: testing::Turn,
+}
+
+impl Proxied {
+    fn open() -> anyhow::Result<Self> {
+        let device = testing::device();
+        let setup = Setup {
+            device: Device::Proxy,
+            key_type: KeyType::EcP256,
+            sessions: SLOTS,
+            verification: Verification::Off,
+        };
+        let opened = setup.open()?;
+        let bare = opened.bare(SLOTS)?;
+        device.set_slots(SLOTS as u32);
+        device.set_latency(Function::Sign, Duration::from_millis(2));
+        Ok(Self { opened, bare, _device: device })
     }
+}
+
+fn median(times: Vec<Duration>) -> Duration {
+    percentile(times, 50)
+}
+
+fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() * percent / 100).copied().unwrap_or_default()
 }
 
 fn urgency() -> Urgency {

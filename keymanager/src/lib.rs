@@ -10,6 +10,7 @@
 #[cfg(feature = "aws-kms")]
 pub mod aws_kms;
 mod blocking;
+pub mod memory;
 pub mod metrics;
 pub mod pkcs11;
 pub mod pkcs11_uri;

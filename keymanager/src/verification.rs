@@ -14,8 +14,8 @@ use ca_core::key::{
 
 use crate::metrics::StoreMetrics;
 
-/// Which signatures on leaves and tokens are verified. Those on CA certificates and our own requests, and
-/// every probe, always are.
+/// Which signatures on leaves and tokens are verified. Those on CA certificates and our own requests always
+/// are, and who asks for a probe verifies it, since that is what a probe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verification {
     /// Each.
@@ -84,17 +84,20 @@ impl Verifiers {
 
     /// Whether the signature may be released: it verifies, or it is not one of those that are looked at.
     pub(crate) fn accepts(&self, message: &ToBeSigned, signature: &Signature) -> bool {
-        if !self.is_due(message.purpose()) {
-            return true;
-        }
+        !self.is_due(message.purpose()) || self.verifies(message, signature)
+    }
+
+    /// Whether the signature is by this key over that message.
+    pub(crate) fn verifies(&self, message: &ToBeSigned, signature: &Signature) -> bool {
         let algorithm = message.algorithm();
         let verifier = self.verifiers.iter().find(|(known, _)| *known == algorithm);
         verifier.is_some_and(|(_, verifier)| verifier.verifies(message.message(), signature))
     }
 
-    fn is_due(&self, purpose: Purpose) -> bool {
+    /// Whether the next signature for that purpose is to be looked at. Counts.
+    pub(crate) fn is_due(&self, purpose: Purpose) -> bool {
         match (purpose, self.verification) {
-            (Purpose::CaCertificate | Purpose::Request | Purpose::Probe, _) => true,
+            (Purpose::CaCertificate | Purpose::Request, _) => true,
             (_, Verification::Always) => true,
             (_, Verification::Off) => false,
             (_, Verification::Sampled(n)) => {
@@ -126,7 +129,7 @@ mod tests {
             let verifiers = verifiers(verification);
             assert_eq!(due(&verifiers, Purpose::Certificate), count);
             assert_eq!(due(&verifiers, Purpose::Token), count);
-            for always in [Purpose::CaCertificate, Purpose::Request, Purpose::Probe] {
+            for always in [Purpose::CaCertificate, Purpose::Request] {
                 assert_eq!(due(&verifiers, always), 100, "{always:?}");
             }
         }

@@ -4,9 +4,11 @@
 //! as of now and for the user who asks; run it as the user of the server.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use keymanager::memory::Protection;
 use keymanager::{Pkcs11Store, SealKey, SecretSource};
 use mintmark_signer::AdminSocket;
 use serde::Serialize;
@@ -35,8 +37,8 @@ pub enum Verdict {
     Fault,
 }
 
-/// Looks at everything that the settings name, in the order of the file.
-pub async fn inspect(settings: &Settings) -> Vec<Finding> {
+/// Looks at everything that the settings name, in the order of the file, and at what the system permits.
+pub async fn inspect(settings: &Settings, protection: &Protection) -> Vec<Finding> {
     let mut findings = vec![socket(&settings.admin).of("[server.admin] socket")];
     let domain = settings.trust_domain.name();
     for (name, store) in &settings.keys {
@@ -74,6 +76,8 @@ pub async fn inspect(settings: &Settings) -> Vec<Finding> {
         }
     }
     findings.push(guarded_folder(&settings.store_dir, WRITE).of("[store] dir"));
+    findings.extend(settings.metrics.map(|address| watchers(address).of("[metrics] listen")));
+    findings.push(memory(protection).of("memory"));
     findings
 }
 
@@ -220,6 +224,24 @@ fn library(path: &Path) -> Finding {
     }
 }
 
+/// Whether the address is free is not tried: a server that runs has it.
+fn watchers(address: SocketAddr) -> Finding {
+    good(if address.ip().is_loopback() {
+        format!("{address}, for this machine alone; whether it is free was not tried")
+    } else {
+        format!(
+            "{address} tells whoever reaches it the names of keys and how much is minted; let the \
+             network keep others away"
+        )
+    })
+}
+
+/// No fault: a server starts without. A service manager may permit more, or less, than it is here.
+fn memory(protection: &Protection) -> Finding {
+    let gaps = protection.gaps().iter().map(|gap| format!("; {gap}"));
+    good(format!("as started here, {protection}{}", gaps.collect::<String>()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,6 +296,14 @@ mod tests {
         assert!(socket(&admin).detail.contains("no-such-group"));
         admin = Admin { socket: folder.path().join("a/b/admin.sock"), group: None };
         assert!(socket(&admin).detail.contains("/a is not there"));
+    }
+
+    #[test]
+    fn an_address_that_others_reach_is_told_as_such() {
+        assert!(watchers(([127, 0, 0, 1], 9464).into()).detail.contains("this machine alone"));
+        let open = watchers("[::]:9464".parse().unwrap());
+        assert_eq!(open.verdict, Verdict::Good);
+        assert!(open.detail.contains("whoever reaches it"), "{}", open.detail);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod dev;
 pub mod exit;
 pub mod inspection;
 pub mod keys;
+pub mod monitoring;
 pub mod output;
 pub mod pem;
 pub mod server;

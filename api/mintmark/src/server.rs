@@ -1,9 +1,10 @@
 //! `mintmark server`: from settings to a process that answers, and its end.
 //!
 //! Everything is built before the admin socket is bound, so that whoever can connect gets answers. The
-//! order of [`Server::start`] is the order of what can go wrong without consequences: the store's lock
-//! first, so that a second server on the same folder never tries a PIN; the keys next; then the
-//! authorities, which need both; the socket last.
+//! order of [`Server::start`] is the order of what can go wrong without consequences: the monitoring
+//! listener first, where one is configured, since the rest may take a while; the store's lock next, so that
+//! a second server on the same folder never tries a PIN; then the keys; then the authorities, which need
+//! both; the socket last.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,17 +13,17 @@ use std::time::{Duration, Instant};
 
 use ca_core::authority::{AuthorityError, AuthorityKind, PreparedKeys, establish};
 use ca_core::clock::Clock;
-use ca_core::key::{KeyError, Priority, StoreDescription, Urgency};
+use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, Urgency};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
-use keymanager::metrics::Metrics;
-use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
+use mintmark_signer::{AdminSocket, LogLevels, MonitorError, Services, SocketError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
 use crate::keys;
+use crate::monitoring::{Monitoring, VERSION};
 use crate::telemetry::ProcessLog;
 
 /// How long all signatures of a start may take together. The slowest HSM signs in a second.
@@ -43,6 +44,9 @@ pub enum ServerError {
     /// The admin socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The monitoring listener.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
     /// The system refused a thread or a signal handler.
     #[error("the system refused what a server needs: {0}")]
     System(#[from] io::Error),
@@ -53,6 +57,8 @@ pub enum ServerError {
 pub struct Server {
     socket: AdminSocket,
     services: Services,
+    monitoring: Monitoring,
+    keys: Arc<dyn KeyStore>,
     /// Holds the lock on the state for as long as the server runs.
     store: Arc<Embedded>,
 }
@@ -66,11 +72,12 @@ impl Server {
     ) -> Result<Self, ServerError> {
         // Changes nothing, and finds a bad path before keys are made.
         AdminSocket::check(&settings.admin.socket, settings.admin.group.as_deref())?;
+        let monitoring = Monitoring::start(settings.metrics, Arc::clone(&clock))?;
         let store = open_store(settings.store_dir.clone()).await?;
         // The others that are described are left alone.
         let chosen = settings.keys.get(&settings.authority_keys);
         let chosen = chosen.expect("the settings name a key store that they hold");
-        let metrics = Metrics::default().store(&settings.authority_keys);
+        let metrics = monitoring.keys.store(&settings.authority_keys);
         let trust_domain = settings.trust_domain.name();
         let keys = keys::open(chosen, trust_domain, metrics.clone()).await?;
         let serials = RandomSerials::new();
@@ -95,10 +102,11 @@ impl Server {
             clock,
             key_store: keys.description().clone(),
             log_levels,
-            version: env!("CARGO_PKG_VERSION"),
+            metrics: monitoring.service.clone(),
+            version: VERSION,
         };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
-        Ok(Self { socket, services, store })
+        Ok(Self { socket, services, monitoring, keys, store })
     }
 
     /// Where the authorities' keys are.
@@ -115,13 +123,19 @@ impl Server {
 
     /// Answers until `shutdown` resolves; then lets calls under way end, for some seconds.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { socket, services, store } = self;
+        let Self { socket, services, monitoring, keys, store } = self;
         let mint = Arc::clone(&services.mint);
+        monitoring.serving(&mint, &keys);
         tracing::info!(socket = %socket.path().display(), "serving");
+        let shutdown = async {
+            shutdown.await;
+            monitoring.stopping();
+        };
         socket.serve(services, shutdown).await?;
         tracing::info!("stopped");
-        // Closing waits: the keys for their threads, the store for its file.
-        let closed = tokio::task::spawn_blocking(move || drop((mint, store))).await;
+        // Closing waits: the monitor and the keys for their threads, the store for its file.
+        let closed =
+            tokio::task::spawn_blocking(move || drop((monitoring, mint, keys, store))).await;
         closed.map_err(|panic| io::Error::other(panic).into())
     }
 }

@@ -173,7 +173,7 @@ fn a_configuration_that_can_be_used_checks_with_0() {
     assert!(out.contains("can be used"), "{out}");
     let report = json(&mintmark(&["check", "--config", &path, "--output", "json"]).succeeded());
     assert_eq!(report["usable"], true);
-    assert_eq!(report["findings"].as_array().unwrap().len(), 4);
+    assert_eq!(report["findings"].as_array().unwrap().len(), 5);
 }
 
 #[test]

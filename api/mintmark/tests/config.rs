@@ -10,8 +10,9 @@ use ca_core::key::{KeyType, RsaScheme};
 use keymanager::pkcs11::{Hashing, Template, TokenSelector};
 use keymanager::{SecretSource, Verification};
 use mintmark::config::{
-    self, AdminSection, Backend, ConfigError, File, IssuingSection, KeySection, Pkcs11Settings,
-    ServerSection, Settings, StoreSection, SubjectSection, TemplateSection, TrustDomainSection,
+    self, AdminSection, Backend, ConfigError, File, IssuingSection, KeySection, MetricsSection,
+    Pkcs11Settings, ServerSection, Settings, StoreSection, SubjectSection, TemplateSection,
+    TrustDomainSection,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -63,6 +64,7 @@ fn a_minimal_file_has_every_default() {
     assert_eq!(settings.authorities.ca_ttl, Duration::from_secs(365 * 86_400));
     assert_eq!(settings.authorities.lifetimes.backdate, Duration::from_secs(10));
     assert_eq!(settings.authorities.refresh_hint, Duration::from_secs(300));
+    assert_eq!(settings.metrics, None);
 }
 
 #[test]
@@ -115,7 +117,6 @@ fn reserved_sections_say_that_they_are_reserved() {
     for (section, purpose) in [
         ("frontend", "the front end's listeners"),
         ("signer", "the signer's batches and limits"),
-        ("metrics", "the metrics listener"),
         ("log", "the issuance log"),
         ("attestors.x509pop", "how nodes and workloads prove who they are"),
     ] {
@@ -204,6 +205,22 @@ fn a_socket_path_that_the_system_cannot_bind_is_refused() {
     assert!(found.starts_with("2:10: socket path /run/xxx"), "{found}");
     assert!(found.contains("has 108 bytes"), "{found}");
     parse(&format!("{MINIMAL}[server.admin]\nsocket = \"/run/{}\"\n", "x".repeat(102))).unwrap();
+}
+
+#[test]
+fn metrics_are_told_at_an_ip_address_with_a_port() {
+    for address in ["127.0.0.1:9464", "[::1]:9464", "0.0.0.0:80"] {
+        let settings = parse(&format!("{MINIMAL}[metrics]\nlisten = \"{address}\"\n")).unwrap();
+        assert_eq!(settings.metrics.unwrap().to_string(), address);
+    }
+    for wrong in ["localhost:9464", "127.0.0.1", ":9464", "127.0.0.1:0", "::1:9464", "/run/x"] {
+        let found = fault_of(&format!("[metrics]\nlisten = \"{wrong}\"\n"));
+        let problem =
+            format!("2:10: listen = {wrong:?} is no IP address with a port; write it like ");
+        assert!(found.starts_with(&problem), "{found}");
+    }
+    let found = fault_of("[metrics]\nlisen = \"127.0.0.1:9464\"\n");
+    assert_eq!(found, "2:1: unknown key \"lisen\"; did you mean \"listen\"?");
 }
 
 #[test]
@@ -435,6 +452,7 @@ fn the_annotated_sample_is_a_configuration() {
     assert_eq!(settings.keys.len(), 5);
     let all_on = parse(&sample_all_on()).unwrap();
     assert!(all_on.admin.group.is_some() && all_on.authorities.tokens.issuer.is_some());
+    assert!(settings.metrics.is_none() && all_on.metrics.is_some());
 }
 
 #[test]
@@ -489,6 +507,7 @@ fn the_annotated_sample_has_every_key() {
         ("store", fields::<StoreSection>(), section("store")),
         ("issuing", fields::<IssuingSection>(), section("issuing")),
         ("issuing.ca_subject", fields::<SubjectSection>(), subject),
+        ("metrics", fields::<MetricsSection>(), section("metrics")),
     ] {
         for field in fields {
             assert!(present.contains_key(*field), "docs/mintmark.toml lacks {field} in [{name}]");

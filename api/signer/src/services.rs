@@ -26,6 +26,7 @@ use crate::debug::Debug;
 use crate::health::Health;
 use crate::log_levels::LogLevels;
 use crate::logger::Logger;
+use crate::metrics::ServiceMetrics;
 use crate::status::Failure;
 use crate::svid::Svids;
 
@@ -54,14 +55,16 @@ pub struct Services {
     pub key_store: StoreDescription,
     /// What `SetLogLevel` changes.
     pub log_levels: Arc<LogLevels>,
+    /// Where it is counted what was minted.
+    pub metrics: ServiceMetrics,
     /// The version of the program.
     pub version: &'static str,
 }
 
 impl Services {
     pub(crate) fn router(self) -> Router {
-        let Self { mint, clock, key_store, log_levels, version } = self;
-        let svids = SvidServer::new(Svids::new(mint.clone(), clock));
+        let Self { mint, clock, key_store, log_levels, metrics, version } = self;
+        let svids = SvidServer::new(Svids::new(mint.clone(), clock, metrics));
         let bundles = BundleServer::new(Bundles::new(mint.clone()));
         let debug = DebugServer::new(Debug::new(mint.clone()));
         let logger = LoggerServer::new(Logger::new(log_levels));

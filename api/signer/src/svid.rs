@@ -22,6 +22,7 @@ use mintmark_proto::spire::types::{Jwtsvid, Spiffeid, X509svid};
 use tonic::{Request, Response, Status};
 
 use crate::admin_socket::caller;
+use crate::metrics::ServiceMetrics;
 use crate::status::{Document, Failure};
 
 /// How long signing and logging may take together. A busy key says so at once, so only a device or a
@@ -31,11 +32,12 @@ const LONGEST_MINT: Duration = Duration::from_secs(20);
 pub(crate) struct Svids {
     mint: Arc<Mint>,
     clock: Arc<dyn Clock>,
+    metrics: ServiceMetrics,
 }
 
 impl Svids {
-    pub(crate) fn new(mint: Arc<Mint>, clock: Arc<dyn Clock>) -> Self {
-        Self { mint, clock }
+    pub(crate) fn new(mint: Arc<Mint>, clock: Arc<dyn Clock>, metrics: ServiceMetrics) -> Self {
+        Self { mint, clock, metrics }
     }
 
     async fn x509(
@@ -74,6 +76,28 @@ impl Svids {
             hint: String::new(),
         })
     }
+
+    /// Counts how a mint ended. What was not minted, and why, is written down in full; the caller is told
+    /// what concerns it.
+    fn told<T>(
+        &self,
+        document: Document,
+        caller: &Caller,
+        ended: Result<T, Failure>,
+    ) -> Result<T, Status> {
+        match &ended {
+            Ok(_) => self.metrics.minted(document),
+            Err(failure) => self.metrics.not_minted(document, failure),
+        }
+        ended.map_err(|failure| {
+            if failure.is_ours() {
+                tracing::error!(%caller, error = %failure, "{document} not minted");
+            } else {
+                tracing::info!(%caller, error = %failure, "{document} refused");
+            }
+            failure.into()
+        })
+    }
 }
 
 /// A person or a script waits for it.
@@ -95,16 +119,6 @@ fn message(id: &SpiffeId) -> Spiffeid {
     Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() }
 }
 
-/// Writes down what was not minted and why, in full; the caller is told what concerns it.
-fn not_minted(document: Document, caller: &Caller, failure: Failure) -> Status {
-    if failure.is_ours() {
-        tracing::error!(%caller, error = %failure, "{document} not minted");
-    } else {
-        tracing::info!(%caller, error = %failure, "{document} refused");
-    }
-    failure.into()
-}
-
 #[tonic::async_trait]
 impl Svid for Svids {
     async fn mint_x509svid(
@@ -112,10 +126,8 @@ impl Svid for Svids {
         request: Request<MintX509svidRequest>,
     ) -> Result<Response<MintX509svidResponse>, Status> {
         let caller = caller(&request)?;
-        let svid = self
-            .x509(request.into_inner(), &caller)
-            .await
-            .map_err(|failure| not_minted(Document::X509Svid, &caller, failure))?;
+        let ended = self.x509(request.into_inner(), &caller).await;
+        let svid = self.told(Document::X509Svid, &caller, ended)?;
         Ok(Response::new(MintX509svidResponse { svid: Some(svid) }))
     }
 
@@ -124,10 +136,8 @@ impl Svid for Svids {
         request: Request<MintJwtsvidRequest>,
     ) -> Result<Response<MintJwtsvidResponse>, Status> {
         let caller = caller(&request)?;
-        let svid = self
-            .jwt(request.into_inner(), &caller)
-            .await
-            .map_err(|failure| not_minted(Document::JwtSvid, &caller, failure))?;
+        let ended = self.jwt(request.into_inner(), &caller).await;
+        let svid = self.told(Document::JwtSvid, &caller, ended)?;
         Ok(Response::new(MintJwtsvidResponse { svid: Some(svid) }))
     }
 

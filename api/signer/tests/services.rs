@@ -27,6 +27,7 @@ use mintmark_proto::spire::svid::v1::{
     BatchNewX509svidRequest, MintJwtsvidRequest, MintWitsvidRequest, MintX509svidRequest,
 };
 use mintmark_proto::spire::types::{BundleMask, LogLevel, Spiffeid, X509svid};
+use prometheus_client::registry::Registry;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequest, DnType, IsCa, KeyPair, SanType,
 };
@@ -201,6 +202,30 @@ async fn a_backend_failure_is_unavailable_and_its_detail_stays_in_the_log() {
     let minted = mint_x509(&server, csr(&["spiffe://signer.test/a"], &[]), 0).await;
     assert_refused(minted, Code::Unavailable, "failed to sign X509-SVID: the issuance log");
     assert!(server.log_text().contains("secret-disk"));
+}
+
+#[tokio::test]
+async fn each_mint_is_counted_by_kind_and_by_how_it_ended() {
+    let server = TestServer::start().await;
+    let uri = format!("spiffe://{TRUST_DOMAIN}/w");
+    mint_x509(&server, csr(&[&uri], &[]), 0).await.unwrap();
+    for _ in 0..2 {
+        mint_jwt(&server, id("/w"), &["a"]).await.unwrap();
+    }
+    mint_x509(&server, csr(&[], &[]), 0).await.unwrap_err();
+    server.issued.full.store(true, Ordering::Relaxed);
+    mint_jwt(&server, id("/w"), &["a"]).await.unwrap_err();
+
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    server.metrics.register(&mut registry, "1.2.3", now());
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for (kind, [minted, refused, failed]) in [("x509", [1, 1, 0]), ("jwt", [2, 0, 1])] {
+        for (outcome, count) in [("minted", minted), ("refused", refused), ("failed", failed)] {
+            let line =
+                format!("mintmark_svids_total{{kind=\"{kind}\",outcome=\"{outcome}\"}} {count}\n");
+            assert!(text.contains(&line), "{line:?} is not in {text}");
+        }
+    }
 }
 
 #[tokio::test]

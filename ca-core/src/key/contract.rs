@@ -112,8 +112,13 @@ async fn signatures_verify_at_every_length(
     for length in [0, 1, 31, 32, 64, 127, 4096, 65_536] {
         let message: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
         let signed = key.sign(ToBeSigned::of_any_bytes(message.clone(), algorithm), soon()).await;
+        let refused = matches!(signed, Err(SignError::Refused { .. }));
         if !hashes && length > longest {
-            assert!(matches!(signed, Err(SignError::Refused { .. })), "{length}: {signed:?}");
+            assert!(refused, "{length}: {signed:?}");
+            continue;
+        }
+        // Nothing that is ever signed is empty, and some KMS take no empty message.
+        if !hashes && length == 0 && refused {
             continue;
         }
         let signature = signed.unwrap_or_else(|error| panic!("{algorithm}, {length}: {error}"));

@@ -29,12 +29,41 @@ pub enum SignatureError {
 pub struct Signature {
     algorithm: SignatureAlgorithm,
     /// ECDSA as `r||s`; everything else as it goes on the wire.
-    fixed: Vec<u8>,
+    fixed: Octets,
+}
+
+/// The usual signatures are short, and made on one thread and dropped on another, which costs an allocator
+/// dearly: they are kept where they are.
+#[derive(Clone, PartialEq, Eq)]
+enum Octets {
+    Short { bytes: [u8; SHORT], length: u8 },
+    Long(Vec<u8>),
+}
+
+/// ECDSA on P-384.
+const SHORT: usize = 96;
+
+impl Octets {
+    fn of(octets: &[u8]) -> Self {
+        if octets.len() > SHORT {
+            return Self::Long(octets.to_vec());
+        }
+        let mut bytes = [0; SHORT];
+        bytes[..octets.len()].copy_from_slice(octets);
+        Self::Short { bytes, length: octets.len() as u8 }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short { bytes, length } => &bytes[..usize::from(*length)],
+            Self::Long(octets) => octets,
+        }
+    }
 }
 
 impl std::fmt::Debug for Signature {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Signature({}, {} bytes)", self.algorithm, self.fixed.len())
+        write!(f, "Signature({}, {} bytes)", self.algorithm, self.fixed.as_slice().len())
     }
 }
 
@@ -68,7 +97,7 @@ impl Signature {
                 return Err(SignatureError::Range);
             }
         }
-        Ok(Self { algorithm, fixed: bytes.to_vec() })
+        Ok(Self { algorithm, fixed: Octets::of(bytes) })
     }
 
     /// ECDSA as software libraries, AWS and Google give it and X.509 wants it: the strict DER of
@@ -118,7 +147,7 @@ impl Signature {
             SignatureAlgorithm::MlDsa65 => bytes.len() == 3309,
         };
         if fits {
-            Ok(Self { algorithm, fixed: bytes.to_vec() })
+            Ok(Self { algorithm, fixed: Octets::of(bytes) })
         } else {
             Err(SignatureError::Length { algorithm, found: bytes.len() })
         }
@@ -147,16 +176,16 @@ impl Signature {
     /// The bytes of a JWS signature (RFC 7518 §3.3, §3.4): ECDSA as `r||s`.
     #[must_use]
     pub fn jws(&self) -> &[u8] {
-        &self.fixed
+        self.fixed.as_slice()
     }
 
     /// Appends the bytes that an X.509 `signatureValue` holds: ECDSA as DER.
     pub fn write_x509(&self, out: &mut Vec<u8>) {
         if !self.is_ecdsa() {
-            out.extend_from_slice(&self.fixed);
+            out.extend_from_slice(self.jws());
             return;
         }
-        let (r, s) = self.fixed.split_at(self.fixed.len() / 2);
+        let (r, s) = self.jws().split_at(self.jws().len() / 2);
         der::write_header(out, tag::SEQUENCE, unsigned_length(r) + unsigned_length(s));
         der::write_unsigned(out, r);
         der::write_unsigned(out, s);
@@ -166,9 +195,9 @@ impl Signature {
     #[must_use]
     pub fn x509_length(&self) -> usize {
         if !self.is_ecdsa() {
-            return self.fixed.len();
+            return self.jws().len();
         }
-        let (r, s) = self.fixed.split_at(self.fixed.len() / 2);
+        let (r, s) = self.jws().split_at(self.jws().len() / 2);
         let content = unsigned_length(r) + unsigned_length(s);
         der::header_length(content) + content
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 
@@ -42,6 +43,7 @@ const LONGEST: usize = 300;
 pub(super) fn classify<E>(operation: &str, error: &SdkError<E, HttpResponse>) -> WireError
 where
     E: ProvideErrorMetadata + Error + 'static,
+    SdkError<E, HttpResponse>: Error,
 {
     match error {
         SdkError::ServiceError(refusal) => {
@@ -53,15 +55,26 @@ where
         SdkError::DispatchFailure(failure) if failure.is_timeout() => {
             WireError::transient("timeout", "no connection in time")
         }
-        SdkError::DispatchFailure(failure) if failure.is_io() => {
-            WireError::transient("connection", chain(error))
-        }
         SdkError::ResponseError(_) => {
             WireError::transient("response", "its answer made no sense or was cut short")
         }
-        // What fails before anything is sent is the way to the credentials.
-        _ => WireError::new(Class::Credentials, "no credentials", chain(error)),
+        _ if is_without_credentials(error) => {
+            WireError::new(Class::Credentials, "no credentials", chain(error))
+        }
+        _ => WireError::transient("connection", chain(error)),
     }
+}
+
+/// Whether nothing was sent because there are no credentials to sign the request with.
+fn is_without_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut behind = Some(error);
+    while let Some(error) = behind {
+        if error.is::<CredentialsError>() {
+            return true;
+        }
+        behind = error.source();
+    }
+    false
 }
 
 fn of_service(

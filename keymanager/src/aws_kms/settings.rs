@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn only_the_arn_of_a_key_of_the_region_names_a_key() {
-        let check = |arn| check_arn(arn, "eu-central-1");
+        let check = |arn: &str| check_arn(arn, "eu-central-1");
         let id = "1234abcd-12ab-34cd-56ef-1234567890ab";
         let arn = |region, rest: &str| format!("arn:aws:kms:{region}:111122223333:{rest}");
         let key = format!("key/{id}");

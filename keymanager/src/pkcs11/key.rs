@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use ca_core::key::{
     KeyName, PublicKey, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
 };
-use tokio::sync::oneshot;
 
-use super::pool::{Answer, Job, Pool};
+use super::answer::{Answer, awaited};
+use super::pool::{Job, Pool};
 use crate::metrics::KeyMetrics;
 use crate::retirement::Retired;
 use crate::verification::Verifiers;
@@ -83,12 +83,13 @@ impl TokenKey {
         // Hashed here, so that the session is not held up by it.
         let input = self.pool.token().input(&message);
         let input = input.ok_or_else(|| facts.refused(format!("no token signs by {algorithm}")))?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = awaited();
         let key = Arc::clone(facts);
         let pool = self.pool.inner();
+        let verified = facts.verifiers.is_due(message.purpose()).then_some(message);
         pool.submit(Job {
             key,
-            message,
+            verified,
             input,
             urgency,
             submitted,
@@ -96,9 +97,9 @@ impl TokenKey {
             tries: 0,
             wrong: false,
         })?;
-        match tokio::time::timeout_at(urgency.deadline.into(), answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(pool.stopped(facts.name.to_string())),
+        match tokio::time::timeout_at(urgency.deadline.into(), answer.answer()).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err(pool.stopped(facts.name.to_string())),
             Err(_) => Err(pool.late(facts.name.to_string())),
         }
     }

@@ -9,6 +9,7 @@
 //! library initialised anew. That makes a new *generation* of the [`module`]: sessions and handles of the
 //! one before are never used again ([`gate`]), since their numbers may name other things by then.
 
+mod answer;
 mod call;
 mod fault;
 mod gate;
@@ -225,7 +226,8 @@ impl Shared {
         let found = self.on_session(manager, |session| {
             let found = token.inspect(session, name)?;
             if let Some(pair) = &found {
-                token.prove(session, name, pair)?;
+                let took = token.prove(session, name, pair)?;
+                self.pool.inner().queue.note_pace(took);
             }
             Ok(found)
         })?;

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyError, SignError, Signature, StoreHealth, ToBeSigned, Urgency};
+use ca_core::key::{KeyError, SignError, StoreHealth, ToBeSigned, Urgency};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::oneshot;
 
+use super::answer::Reply;
 use super::call::Input;
 use super::fault::{Class, Fault};
 use super::key::Facts;
@@ -25,17 +25,15 @@ use super::watch;
 use super::worker::{Slot, Worker};
 use crate::metrics::StoreMetrics;
 
-/// What a caller gets.
-pub(super) type Answer = Result<Signature, SignError>;
-
 /// A signature that is wanted.
 pub(super) struct Job {
     pub(super) key: Arc<Facts>,
-    pub(super) message: ToBeSigned,
+    /// The message, if its signature is to be verified.
+    pub(super) verified: Option<ToBeSigned>,
     pub(super) input: Input,
     pub(super) urgency: Urgency,
     pub(super) submitted: Instant,
-    pub(super) reply: oneshot::Sender<Answer>,
+    pub(super) reply: Reply,
     /// How often the device has failed on it.
     pub(super) tries: u8,
     /// A signature of it did not verify.
@@ -292,6 +290,7 @@ impl Inner {
                 }
             }
         }
+        self.metrics.healthy(true);
         self.health().state = StoreHealth::Good;
         self.device_errors.store(0, Ordering::Relaxed);
         self.queue.resume();
@@ -335,8 +334,8 @@ impl Inner {
     /// Takes nothing in any more and answers all that waits.
     fn close(&self, answer: impl Fn(String) -> SignError) {
         for job in self.queue.close() {
-            // The caller may have gone, which harms nobody.
-            let _ = job.reply.send(Err(answer(job.key.name.to_string())));
+            let refusal = answer(job.key.name.to_string());
+            job.reply.send(Err(refusal));
         }
     }
 

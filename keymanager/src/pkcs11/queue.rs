@@ -31,7 +31,7 @@ pub(super) struct Queue<T> {
     work: Condvar,
     /// How many wait, for a glance without the lock.
     waiting: AtomicUsize,
-    /// Nanoseconds that one server takes for a job, smoothed.
+    /// Nanoseconds that one server takes for a job, smoothed; 0 until it is known.
     pace: AtomicU64,
     /// Whether a job has nobody left who wants it.
     is_dead: fn(&T) -> bool,
@@ -80,8 +80,7 @@ impl<T> Queue<T> {
             state: Mutex::new(state),
             work: Condvar::new(),
             waiting: AtomicUsize::new(0),
-            // Until it is known: between a soft token and a network HSM.
-            pace: AtomicU64::new(1_000_000),
+            pace: AtomicU64::new(0),
             is_dead,
         }
     }
@@ -188,21 +187,32 @@ impl<T> Queue<T> {
     /// A server took so long for a job. An eighth of the newest time, seven of what was known: servers may
     /// overwrite each other's, which an estimate bears.
     pub(super) fn note_pace(&self, took: Duration) {
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / 8;
-        let known = self.pace.load(Ordering::Relaxed) / 8 * 7;
-        self.pace.store(known.saturating_add(took).max(1), Ordering::Relaxed);
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let smoothed = match self.pace.load(Ordering::Relaxed) {
+            0 => took,
+            known => (known / 8 * 7).saturating_add(took / 8),
+        };
+        self.pace.store(smoothed.max(1), Ordering::Relaxed);
+    }
+
+    /// Nanoseconds that one server takes for a job; until it is known, between a soft token and a network HSM.
+    fn pace(&self) -> u64 {
+        match self.pace.load(Ordering::Relaxed) {
+            0 => 1_000_000,
+            known => known,
+        }
     }
 
     /// How long the servers take for so many jobs.
     fn time_for(&self, jobs: usize) -> Duration {
         let rounds = (jobs / self.bounds.servers.max(1)).max(1) as u64;
-        let nanoseconds = self.pace.load(Ordering::Relaxed).saturating_mul(rounds);
+        let nanoseconds = self.pace().saturating_mul(rounds);
         Duration::from_nanos(nanoseconds).clamp(Duration::from_millis(1), Duration::from_secs(10))
     }
 
     /// How many may wait before one of that class is refused: the lower, the earlier.
     fn limit(&self, priority: Priority) -> usize {
-        let pace = u128::from(self.pace.load(Ordering::Relaxed).max(1));
+        let pace = u128::from(self.pace());
         let in_time = self.bounds.wait.as_nanos() * self.bounds.servers as u128 / pace;
         let limit = usize::try_from(in_time).unwrap_or(usize::MAX);
         let share = match priority {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ca_core::key::{
     KeyError, KeyName, KeyType, PublicKey, Signature, SignatureAlgorithm, ToBeSigned,
@@ -193,7 +194,7 @@ impl Token {
             let kind = pair.public_key.kind();
             return Err(unsafe_key(name, &format!("the token made {kind} instead of {key_type}")));
         }
-        self.prove(session, name, &pair)
+        self.prove(session, name, &pair).map(|_| ())
     }
 
     /// Destroys the key pair of that name.
@@ -211,13 +212,14 @@ impl Token {
         object::inspect(session, name, &self.place)
     }
 
-    /// Has the key sign a probe by each of its algorithms, and verifies it with the public half.
+    /// Has the key sign a probe by each of its algorithms, and verifies it with the public half. Says how long
+    /// one took.
     pub(super) fn prove(
         &self,
         session: &Session,
         name: &KeyName,
         pair: &Pair,
-    ) -> Result<(), Failure> {
+    ) -> Result<Duration, Failure> {
         let algorithms = self.algorithms(&pair.public_key);
         if algorithms.is_empty() {
             let reason = format!(
@@ -226,7 +228,9 @@ impl Token {
             );
             return Err(unsafe_key(name, &reason));
         }
-        algorithms.into_iter().try_for_each(|way| self.prove_one(session, name, pair, way))
+        let (count, started) = (algorithms.len() as u32, Instant::now());
+        algorithms.into_iter().try_for_each(|way| self.prove_one(session, name, pair, way))?;
+        Ok(started.elapsed() / count)
     }
 
     fn prove_one(

@@ -5,10 +5,12 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ca_core::key::{Priority, SignError, ToBeSigned, Urgency};
-use tokio::sync::oneshot::{self, error::TryRecvError};
+use ca_core::key::{Priority, SignError, Signature, ToBeSigned, Urgency};
+use tokio::sync::oneshot::error::TryRecvError;
 
-use super::pool::{Answer, Inner, Job};
+use super::answer::{Awaited, awaited};
+use super::key::Facts;
+use super::pool::{Inner, Job};
 use super::worker::Slot;
 
 /// How often it looks while anything is being signed. A finished answer waits no longer than this behind a
@@ -56,8 +58,7 @@ fn try_elsewhere(pool: &Inner, mut job: Job) {
     if job.tries > HUNG || pool.queue.is_closed() {
         let (key, limit) = (job.key.name.to_string(), pool.stall_limit);
         let reason = format!("calls into the PKCS#11 module hang for more than {limit:?}");
-        // The caller may have gone, which harms nobody.
-        let _ = job.reply.send(Err(SignError::Unavailable { key, reason }));
+        job.reply.send(Err(SignError::Unavailable { key, reason }));
     } else {
         pool.queue.put_back(job.urgency.priority, job);
     }
@@ -66,50 +67,76 @@ fn try_elsewhere(pool: &Inner, mut job: Job) {
 /// The probe: whether the device signs, found out before a caller does.
 struct Probe {
     due: Instant,
-    answer: Option<oneshot::Receiver<Answer>>,
+    asked: Option<Asked>,
+}
+
+/// A probe under way.
+struct Asked {
+    key: Arc<Facts>,
+    message: ToBeSigned,
+    answer: Awaited,
 }
 
 impl Probe {
     fn first(interval: Duration) -> Self {
-        Self { due: Instant::now() + interval, answer: None }
+        Self { due: Instant::now() + interval, asked: None }
     }
 
     fn is_under_way(&self) -> bool {
-        self.answer.is_some()
+        self.asked.is_some()
     }
 
     fn look(&mut self, pool: &Inner, now: Instant) {
-        if let Some(answer) = &mut self.answer {
-            let outcome = match answer.try_recv() {
-                // The worker has verified it.
-                Ok(Ok(_)) => Ok(()),
+        if let Some(asked) = &mut self.asked {
+            let outcome = match asked.answer.look() {
+                Ok(Ok(signature)) => asked.verify(&signature),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(TryRecvError::Closed) => Err("the probe was dropped".to_owned()),
                 Err(TryRecvError::Empty) if now < self.due => return,
                 Err(TryRecvError::Empty) => Err("the probe was not signed in time".to_owned()),
             };
-            self.answer = None;
+            self.asked = None;
             self.due = now + pool.probe_interval;
             pool.probed(outcome);
         } else if now >= self.due {
             self.due = now + pool.stall_limit;
-            self.answer = ask(pool, now);
-            if self.answer.is_none() {
+            self.asked = Asked::by(pool, now);
+            if self.asked.is_none() {
                 self.due = now + pool.probe_interval;
             }
         }
     }
 }
 
-/// Asks for a probe by the key that was used last, if there is one and there is room.
-fn ask(pool: &Inner, now: Instant) -> Option<oneshot::Receiver<Answer>> {
-    let key = pool.last_key.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
-    let mut nonce = [0; 32];
-    aws_lc_rs::rand::fill(&mut nonce).ok()?;
-    let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);
-    let input = pool.token.input(&message)?;
-    let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
-    let (reply, answer) = oneshot::channel();
-    let job = Job { key, message, input, urgency, submitted: now, reply, tries: 0, wrong: false };
-    pool.submit(job).ok().map(|()| answer)
+impl Asked {
+    /// Asks for a probe by the key that was used last, if there is one and there is room.
+    fn by(pool: &Inner, now: Instant) -> Option<Self> {
+        let key = pool.last_key.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
+        let mut nonce = [0; 32];
+        aws_lc_rs::rand::fill(&mut nonce).ok()?;
+        let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);
+        let input = pool.token.input(&message)?;
+        let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
+        let (reply, answer) = awaited();
+        pool.submit(Job {
+            key: Arc::clone(&key),
+            verified: None,
+            input,
+            urgency,
+            submitted: now,
+            reply,
+            tries: 0,
+            wrong: false,
+        })
+        .ok()?;
+        Some(Self { key, message, answer })
+    }
+
+    fn verify(&self, signature: &Signature) -> Result<(), String> {
+        if self.key.public_key.verifies(self.message.message(), signature) {
+            return Ok(());
+        }
+        self.key.metrics.wrong();
+        Err("the signature of a probe does not verify".to_owned())
+    }
 }

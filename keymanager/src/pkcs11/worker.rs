@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use ca_core::key::{KeyError, SignError, Signature, SignatureError};
 use cryptoki::object::ObjectHandle;
-use tokio::sync::oneshot;
 
+use super::answer::{Answer, Answers};
 use super::call::Input;
 use super::fault::{Class, Fault};
 use super::key::Facts;
 use super::object::Failure;
-use super::pool::{Answer, Inner, Job, rand_below};
+use super::pool::{Inner, Job, rand_below};
 use super::queue::Turn;
 use super::token::TokenSession;
 use crate::verification;
@@ -36,6 +36,14 @@ pub(super) struct Worker {
 struct Seat {
     session: TokenSession,
     handles: Vec<(Arc<Facts>, ObjectHandle)>,
+}
+
+impl Job {
+    /// Whether the signature may be released.
+    fn accepts(&self, signature: &Signature) -> bool {
+        let verified = self.verified.as_ref();
+        verified.is_none_or(|message| self.key.verifiers.verifies(message, signature))
+    }
 }
 
 /// Why there is no signature.
@@ -139,12 +147,13 @@ impl Worker {
 
     fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration) {
         match outcome {
-            Ok(signature) if job.key.verifiers.accepts(&job.message, &signature) => {
+            Ok(signature) if job.accepts(&signature) => {
                 job.key.metrics.signed(took);
                 self.naps = 0;
                 self.pool.device_works();
                 self.pool.queue.note_pace(took);
-                self.slot.state().add(job, Ok(signature), self.pool.queue.len() > 0, took);
+                let waiting = self.pool.queue.len();
+                self.slot.state().add(job, Ok(signature), waiting, took);
             }
             Ok(_) => self.wrong(job, verification::wrong),
             Err(Trouble::Malformed(source)) => {
@@ -285,16 +294,12 @@ impl SlotState {
     /// Answers a job at once.
     fn answer(&mut self, job: Job, answer: Answer) {
         self.hand_out();
-        // The receiver may have gone in the meantime, which harms nobody.
-        let _ = job.reply.send(answer);
+        job.reply.send(answer);
     }
 
     /// Answers a job, together with its neighbours if more work waits and the device is fast.
-    fn add(&mut self, job: Job, answer: Answer, more: bool, took: Duration) {
-        self.answers.add(job.reply, answer, Instant::now(), took);
-        if !more {
-            self.hand_out();
-        }
+    fn add(&mut self, job: Job, answer: Answer, waiting: usize, took: Duration) {
+        self.answers.add(job.reply, answer, Instant::now(), took, waiting);
     }
 
     /// Hands out all answers.
@@ -304,84 +309,14 @@ impl SlotState {
 
     /// Hands out all answers if the oldest has waited so long.
     pub(super) fn hand_out_older(&mut self, age: Duration, now: Instant) {
-        if self.answers.oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= age) {
+        if self.answers.oldest().is_some_and(|oldest| now.saturating_duration_since(oldest) >= age)
+        {
             self.hand_out();
         }
     }
 
     /// Whether there is anything to watch.
     pub(super) fn is_busy(&self) -> bool {
-        self.current.is_some() || self.answers.oldest.is_some()
-    }
-}
-
-/// Answers that are handed out together. Each hand-out wakes the runtime, which costs the signing thread
-/// a system call, a good part of a soft token's signature. One for several is enough while more work
-/// waits. A slow device's answers go out one by one: the next would take longer than the limit.
-#[derive(Default)]
-struct Answers {
-    ready: Vec<(oneshot::Sender<Answer>, Answer)>,
-    oldest: Option<Instant>,
-}
-
-impl Answers {
-    /// At most so many wait for each other.
-    const MOST: usize = 8;
-    /// No answer waits longer for the next one to be signed than about this.
-    const LONGEST: Duration = Duration::from_micros(250);
-
-    fn add(
-        &mut self,
-        reply: oneshot::Sender<Answer>,
-        answer: Answer,
-        now: Instant,
-        took: Duration,
-    ) {
-        let oldest = *self.oldest.get_or_insert(now);
-        self.ready.push((reply, answer));
-        if self.ready.len() == Self::MOST || now - oldest + took > Self::LONGEST {
-            self.hand_out();
-        }
-    }
-
-    fn hand_out(&mut self) {
-        self.oldest = None;
-        for (reply, answer) in self.ready.drain(..) {
-            // The receiver may have gone in the meantime, which harms nobody.
-            let _ = reply.send(answer);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal() -> Answer {
-        Err(SignError::Refused { key: "k".to_owned(), reason: "r".to_owned() })
-    }
-
-    /// How many of `count` answers, made one after another, are still held back.
-    fn held(count: usize, took: Duration) -> usize {
-        let (mut answers, mut now) = (Answers::default(), Instant::now());
-        let mut receivers = Vec::new();
-        for _ in 0..count {
-            let (reply, receiver) = oneshot::channel();
-            receivers.push(receiver);
-            now += took;
-            answers.add(reply, refusal(), now, took);
-        }
-        let waiting = receivers.iter_mut().filter_map(|receiver| receiver.try_recv().err()).count();
-        answers.hand_out();
-        waiting
-    }
-
-    #[test]
-    fn a_fast_devices_answers_go_out_together_and_a_slow_ones_at_once() {
-        assert_eq!(held(3, Duration::from_micros(20)), 3);
-        assert_eq!(held(8, Duration::from_micros(20)), 0, "eight are enough");
-        assert_eq!(held(2, Duration::from_micros(100)), 2);
-        assert_eq!(held(3, Duration::from_micros(100)), 0, "the first would grow too old");
-        assert_eq!(held(1, Duration::from_millis(2)), 0);
+        self.current.is_some() || self.answers.oldest().is_some()
     }
 }

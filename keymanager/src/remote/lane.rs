@@ -88,7 +88,7 @@ struct Outage {
     trial: Option<Instant>,
 }
 
-/// A caller with its place in the order, which it keeps for a second try.
+/// A caller with its place in the order, which it keeps for a second try: before those who come then.
 #[derive(Debug)]
 pub(super) struct Ticket {
     position: Position,
@@ -147,9 +147,7 @@ impl Lane {
     pub(super) async fn enter(&self, ticket: &mut Ticket) -> Result<Permit, Turned> {
         let now = Instant::now();
         let deadline = ticket.urgency.deadline;
-        // A second try has waited already, and is before those who come now.
-        let until =
-            if ticket.tried { deadline } else { deadline.min(now + self.shared.pace.queue_wait) };
+        let until = deadline.min(now + self.shared.pace.queue_wait);
         let turn = self.shared.line_up(ticket, now)?;
         ticket.tried = true;
         let waiting = Waiting { lane: &self.shared, position: ticket.position };
@@ -193,7 +191,7 @@ impl Permit {
     pub(super) fn end<T>(self, outcome: &Result<T, WireError>) {
         let now = Instant::now();
         let lane = Arc::clone(&self.lane);
-        lane.state().learn(outcome, now, now.saturating_duration_since(self.since), &lane.metrics);
+        lane.state().learn(outcome, self.since, now, &lane.metrics);
         // Its place is given back by its drop.
     }
 }
@@ -371,17 +369,18 @@ impl State {
     fn learn<T>(
         &mut self,
         outcome: &Result<T, WireError>,
+        sent: Instant,
         now: Instant,
-        took: Duration,
         metrics: &StoreMetrics,
     ) {
+        let took = now.saturating_duration_since(sent);
         if let Err(error) = outcome {
             metrics.error(error.class.name(), &error.code);
         }
         match outcome.as_ref().map_err(|error| (error.class, error)) {
             Err((Class::Throttled { .. }, _)) => {
                 metrics.throttled();
-                self.rate.throttled(now, self.round_trip);
+                self.rate.answered(sent, now, true);
                 self.outage = Outage::default();
             }
             Err((Class::Transient, error)) => {
@@ -390,7 +389,7 @@ impl State {
             }
             Ok(_) | Err(_) => {
                 self.slower_or_faster(took);
-                self.rate.passed(now, self.round_trip);
+                self.rate.answered(sent, now, false);
                 self.outage = Outage::default();
             }
         }

@@ -35,8 +35,9 @@ const TAG: usize = 16;
 /// No sealed file is longer: the PKCS#8 of an RSA-4096 key has about 2400 bytes.
 pub(super) const LONGEST: usize = 8192;
 
-/// The key under which software keys are sealed. Wiped when dropped, never shown.
-pub struct SealKey(Zeroizing<[u8; 32]>);
+/// The key under which software keys are sealed. Wiped when dropped, never shown. In a box, since a key
+/// that is moved would leave a copy on each stack that it was on.
+pub struct SealKey(Box<Zeroizing<[u8; 32]>>);
 
 impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,7 +81,7 @@ impl SealKey {
             place: format!("seal key file {}", path.display()),
             reason,
         };
-        let mut key = Zeroizing::new([0; 32]);
+        let mut key = Box::new(Zeroizing::new([0; 32]));
         aws_lc_rs::rand::fill(&mut key[..])
             .map_err(|_| setup("the system gives no random bytes".to_owned()))?;
         let text = Zeroizing::new(STANDARD.encode(&key[..]) + "\n");
@@ -89,7 +90,7 @@ impl SealKey {
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut key = Zeroizing::new([0; 32]);
+        let mut key = Box::new(Zeroizing::new([0; 32]));
         if bytes.len() == key.len() {
             key.copy_from_slice(bytes);
             return Some(Self(key));

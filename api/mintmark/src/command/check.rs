@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use keymanager::memory::Protection;
 use serde::Serialize;
 
 use crate::cli::Output;
@@ -27,9 +28,13 @@ struct PlacedFault {
 }
 
 /// Checks the file, then what it points at. Ends with a failure if the server could not start.
-pub(super) async fn check(path: &Path, screen: &mut Screen<'_>) -> Result<(), Failure> {
+pub(super) async fn check(
+    path: &Path,
+    protection: &Protection,
+    screen: &mut Screen<'_>,
+) -> Result<(), Failure> {
     let (faults, findings) = match config::load(path) {
-        Ok(settings) => (Vec::new(), inspect(&settings).await),
+        Ok(settings) => (Vec::new(), inspect(&settings, protection).await),
         // To people these are told as errors, the way `mintmark server` tells them.
         Err(ConfigError::Invalid(faults)) if screen.form() == Output::Json => (faults, Vec::new()),
         Err(error) => return Err(error.into()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ca_core::clock::Clock;
+use keymanager::memory::Protection;
 
 use crate::cli::{Dev, Output};
 use crate::dev::{Home, KeyKind, Report, Session};
@@ -15,6 +16,7 @@ use crate::telemetry;
 /// told to end.
 pub(super) fn run(
     arguments: &Dev,
+    protection: &Protection,
     clock: Arc<dyn Clock>,
     screen: &mut Screen<'_>,
 ) -> Result<(), Failure> {
@@ -26,6 +28,7 @@ pub(super) fn run(
     }
     let log = home.log_file().map_err(Failure::failed)?;
     let log_levels = telemetry::start(Default::default(), log).map_err(Failure::failed)?;
+    protection.log();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
     runtime.block_on(async {
         let shutdown = shutdown_signal().map_err(Failure::failed)?;

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ca_core::clock::Clock;
+use keymanager::memory::guard_process;
 use serde::Serialize;
 
 use crate::cli::{self, Cli, Command, Shown};
@@ -24,15 +25,17 @@ use crate::output::Screen;
 /// thread: `dev` still has to name its token in the environment.
 pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), Failure> {
     let socket = cli.socket.as_path();
+    // Before anything secret is read: a server's keys and PINs, a workload's key, a token.
+    let protection = guard_process();
     match cli.command {
         Command::Dev(arguments) => {
             let mut screen = Screen::new(out, arguments.shown.output);
-            dev::run(&arguments, clock, &mut screen)
+            dev::run(&arguments, &protection, clock, &mut screen)
         }
-        Command::Server(configuration) => server::run(&configuration.config, clock),
+        Command::Server(configuration) => server::run(&configuration.config, &protection, clock),
         Command::Check(arguments) => {
             let mut screen = Screen::new(out, arguments.shown.output);
-            wait(check::check(&arguments.configuration.config, &mut screen))
+            wait(check::check(&arguments.configuration.config, &protection, &mut screen))
         }
         Command::X509(cli::X509::Mint(arguments)) => {
             let mut screen = Screen::new(out, arguments.shown.output);

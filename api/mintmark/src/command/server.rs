@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ca_core::clock::Clock;
+use keymanager::memory::Protection;
 
 use crate::config;
 use crate::exit::Failure;
@@ -11,10 +12,15 @@ use crate::server::{Server, shutdown_signal};
 use crate::telemetry::{self, Destination};
 
 /// Runs the server that a configuration describes until it is asked to end.
-pub(super) fn run(path: &Path, clock: Arc<dyn Clock>) -> Result<(), Failure> {
+pub(super) fn run(
+    path: &Path,
+    protection: &Protection,
+    clock: Arc<dyn Clock>,
+) -> Result<(), Failure> {
     let settings = config::load(path)?;
     let log_levels =
         telemetry::start(settings.logging, Destination::StandardError).map_err(Failure::failed)?;
+    protection.log();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
     runtime.block_on(async {
         // Before anything slow: a start that is interrupted ends as cleanly as a server.

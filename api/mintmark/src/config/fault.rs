@@ -6,11 +6,10 @@ use std::path::Path;
 use super::Fault;
 
 /// Sections whose meaning is settled and which have no settings yet.
-const RESERVED: [(&str, &str); 5] = [
+const RESERVED: [(&str, &str); 4] = [
     ("attestors", "how nodes and workloads prove who they are"),
     ("frontend", "the front end's listeners"),
     ("log", "the issuance log"),
-    ("metrics", "the metrics listener"),
     ("signer", "the signer's batches and limits"),
 ];
 

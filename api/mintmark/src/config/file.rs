@@ -32,6 +32,9 @@ pub struct File {
     /// `[issuing]`
     #[serde(default)]
     pub issuing: IssuingSection,
+    /// `[metrics]`
+    #[serde(default)]
+    pub metrics: MetricsSection,
 }
 
 /// Whom this authority speaks for.
@@ -289,6 +292,14 @@ pub struct SubjectSection {
     pub organization: Vec<String>,
     /// `CN`
     pub common_name: Option<String>,
+}
+
+/// Who may watch the server.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSection {
+    /// Where figures and health are told over HTTP.
+    pub listen: Option<Spanned<String>>,
 }
 
 fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {

@@ -19,8 +19,8 @@ use thiserror::Error;
 
 pub use file::{
     AdminSection, Create, File, Hash, IssuingSection, KeySection, KeyStoreType, LogFormat,
-    LogLevel, Secret, ServerSection, StoreSection, StoreType, SubjectSection, TemplateSection,
-    TrustDomainSection,
+    LogLevel, MetricsSection, Secret, ServerSection, StoreSection, StoreType, SubjectSection,
+    TemplateSection, TrustDomainSection,
 };
 pub use key_store::{
     AwsKmsSettings, Backend, KeySettings, PaceSettings, Pkcs11Settings, SoftwareSettings,

@@ -1,6 +1,7 @@
 //! What the program will do: a [`File`] checked as a whole, defaults in place.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub authority_keys: String,
     /// What the authorities are like and what they issue.
     pub authorities: AuthoritySettings,
+    /// Where figures and health are told over HTTP, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What and how to log.
@@ -71,6 +74,7 @@ impl Settings {
         let authority_keys = check.chosen_keys(&file.keys, file.issuing.keys.as_ref());
         let authorities = check.issuing(file.issuing, &trust_domain);
         let admin = check.admin(file.server.admin);
+        let metrics = file.metrics.listen.and_then(|written| check.address("listen", &written));
         let keys: BTreeMap<String, KeySettings> = file
             .keys
             .into_inner()
@@ -84,8 +88,16 @@ impl Settings {
             format: file.server.log_format.unwrap_or_default(),
         };
         let store_dir = base.join(file.store.dir);
-        let settings =
-            Self { trust_domain, logging, admin, keys, store_dir, authority_keys, authorities };
+        let settings = Self {
+            trust_domain,
+            logging,
+            admin,
+            keys,
+            store_dir,
+            authority_keys,
+            authorities,
+            metrics,
+        };
         if check.misfits.is_empty() { Ok(settings) } else { Err(check.misfits) }
     }
 }
@@ -220,6 +232,21 @@ impl Check<'_> {
             self.refuse(value.span(), format!("{key} = {count} is out of bounds; 1 to {most}"));
         }
         count
+    }
+
+    /// An IP address with a port. Not a name: it may stand for several, and for others tomorrow.
+    fn address(&mut self, key: &str, written: &Spanned<String>) -> Option<SocketAddr> {
+        let address = written.get_ref().parse::<SocketAddr>().ok().filter(|it| it.port() != 0);
+        if address.is_none() {
+            self.refuse(
+                written.span(),
+                format!(
+                    "{key} = {:?} is no IP address with a port; write it like \"127.0.0.1:9464\" or \"[::1]:9464\"",
+                    written.get_ref()
+                ),
+            );
+        }
+        address
     }
 
     pub(super) fn secret(&self, secret: Secret) -> SecretSource {

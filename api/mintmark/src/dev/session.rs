@@ -98,6 +98,7 @@ impl Session {
             store_dir: home.path().join("state"),
             authority_keys: name,
             authorities: default_authorities(trust_domain.clone()),
+            metrics: None,
         };
         let server = Server::start(&settings, clock, log_levels).await?;
         let authorities = server.mint().authorities().clone();

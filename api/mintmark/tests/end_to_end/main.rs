@@ -12,4 +12,5 @@ mod other_programs;
 mod restart;
 mod site;
 mod token;
+mod watching;
 mod wire;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -85,6 +85,12 @@ impl Site {
     /// A text that no output of this site may hold from now on.
     pub(crate) fn keep_secret(&self, text: &str) {
         self.secrets.0.borrow_mut().push(text.to_owned());
+    }
+
+    /// Searches something that a server told for texts that no output may hold.
+    #[track_caller]
+    pub(crate) fn assert_tells_no_secret(&self, text: &str) {
+        self.secrets.assert_none_in(text);
     }
 
     /// Changes a text of the configuration that must be there.
@@ -260,12 +266,22 @@ impl Server {
         log
     }
 
+    /// Crashes it, and gives how it ended and its log, searched for secrets.
+    pub(crate) fn crash(mut self) -> (ExitStatus, String) {
+        kill_process(self.pid(), Signal::ABORT).unwrap();
+        let status = wait(&mut self.child).expect("nobody outlives SIGABRT");
+        let log = self.log();
+        self.secrets.assert_none_in(&log);
+        (status, log)
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
+    /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -285,7 +301,7 @@ impl Drop for Server {
 }
 
 /// Waits until a child ends, or gives up.
-pub(crate) fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
+pub(crate) fn wait(child: &mut Child) -> Option<ExitStatus> {
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit {
         if let Some(status) = child.try_wait().unwrap() {

@@ -19,7 +19,7 @@ use ca_core::serial::RandomSerials;
 use ca_core::store::Embedded;
 use ca_core::token::TokenSettings;
 use keymanager::SoftwareStore;
-use mintmark_signer::{AdminSocket, LogLevels, Services, SocketError};
+use mintmark_signer::{AdminSocket, LogLevels, ServiceMetrics, Services, SocketError};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -39,6 +39,8 @@ pub(crate) struct TestServer {
     pub(crate) authorities: Authorities,
     /// What was issued.
     pub(crate) issued: Arc<Issued>,
+    /// What was counted.
+    pub(crate) metrics: ServiceMetrics,
     /// What was logged, as text.
     pub(crate) log: Arc<Mutex<Vec<u8>>>,
     stop: oneshot::Sender<()>,
@@ -73,12 +75,14 @@ impl TestServer {
         let guard = tracing::subscriber::set_default(subscriber);
 
         let issued = Arc::new(Issued::default());
+        let metrics = ServiceMetrics::default();
         let mint = Mint::new(authorities.clone(), Box::new(RandomSerials::new()), issued.clone());
         let services = Services {
             mint: Arc::new(mint),
             clock: Arc::new(SystemClock),
             key_store: keys().description().clone(),
             log_levels: Arc::new(LogLevels::new(LevelFilter::INFO, handle)),
+            metrics: metrics.clone(),
             version: "1.2.3",
         };
         let socket = AdminSocket::bind(&path, None).expect("a free path");
@@ -88,7 +92,7 @@ impl TestServer {
             .expect("a path in a URI")
             .connect_lazy();
         let (_log, _directory) = (guard, directory);
-        Self { path, channel, authorities, issued, log, stop, serving, _log, _directory }
+        Self { path, channel, authorities, issued, metrics, log, stop, serving, _log, _directory }
     }
 
     /// What has been logged so far.

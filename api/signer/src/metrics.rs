@@ -1,0 +1,88 @@
+//! What the service counts, and says of itself, for whoever watches it (Prometheus).
+
+use std::sync::atomic::AtomicU64;
+
+use ca_core::clock::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::status::{Document, Failure};
+
+/// The figures of the service. Clones share them; no label tells who asked, or for what.
+#[derive(Debug, Clone)]
+pub struct ServiceMetrics {
+    svids: Family<SvidLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SvidLabel {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+const MINTED: &str = "minted";
+const REFUSED: &str = "refused";
+const FAILED: &str = "failed";
+
+impl Default for ServiceMetrics {
+    fn default() -> Self {
+        let svids = Family::<SvidLabel, Counter>::default();
+        // From the first scrape on, so that the first failure is an increase.
+        for document in [Document::X509Svid, Document::JwtSvid] {
+            for outcome in [MINTED, REFUSED, FAILED] {
+                drop(svids.get_or_create(&SvidLabel { kind: kind(document), outcome }));
+            }
+        }
+        Self { svids }
+    }
+}
+
+impl ServiceMetrics {
+    /// Adds the figures to what a process shows: its version, since when it runs, and what it minted.
+    pub fn register(&self, registry: &mut Registry, version: &'static str, started: Timestamp) {
+        registry.register(
+            "mintmark_build",
+            "the version of the program",
+            Info::new([("version", version)]),
+        );
+        let start = Gauge::<u64, AtomicU64>::default();
+        start.set(u64::try_from(started.unix()).unwrap_or_default());
+        registry.register_with_unit(
+            "process_start_time",
+            "when the process started, since 1970 in UTC",
+            Unit::Seconds,
+            start,
+        );
+        registry.register(
+            "mintmark_svids",
+            "SVIDs asked for, by kind, and whether they were minted, refused to the caller, or failed \
+             by our fault",
+            self.svids.clone(),
+        );
+    }
+
+    /// An SVID was made and is handed over.
+    pub(crate) fn minted(&self, document: Document) {
+        self.count(document, MINTED);
+    }
+
+    /// An SVID was not made.
+    pub(crate) fn not_minted(&self, document: Document, failure: &Failure) {
+        self.count(document, if failure.is_ours() { FAILED } else { REFUSED });
+    }
+
+    fn count(&self, document: Document, outcome: &'static str) {
+        self.svids.get_or_create(&SvidLabel { kind: kind(document), outcome }).inc();
+    }
+}
+
+fn kind(document: Document) -> &'static str {
+    match document {
+        Document::X509Svid => "x509",
+        Document::JwtSvid => "jwt",
+    }
+}

@@ -1,0 +1,137 @@
+//! A key of a token, opened as a server opens it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use ca_core::key::{KeyName, KeyStore as _, KeyType, SigningKey, ToBeSigned};
+use keymanager::metrics::StoreMetrics;
+use keymanager::pkcs11::{Settings, TokenSelector};
+use keymanager::{Oversight, Pkcs11Store, SecretSource, Verification};
+use softhsm::Token;
+use tokio::runtime::Runtime;
+
+use super::bare::Bare;
+use super::urgency;
+
+const TRUST_DOMAIN: &str = "bench.test";
+
+/// Where the token is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Device {
+    SoftHsm,
+    /// SoftHSM behind the proxy.
+    Proxy,
+}
+
+/// What is measured.
+pub(super) struct Setup {
+    pub(super) device: Device,
+    pub(super) key_type: KeyType,
+    pub(super) sessions: usize,
+    pub(super) verification: Verification,
+}
+
+/// A key and the runtime of its callers.
+pub(super) struct Opened {
+    pub(super) key: Arc<dyn SigningKey>,
+    /// Keeps the sessions.
+    _store: Pkcs11Store,
+    runtime: Runtime,
+    module: PathBuf,
+    token: Token,
+    name: KeyName,
+    key_type: KeyType,
+}
+
+impl Setup {
+    /// A new token with a key.
+    pub(super) fn open(&self) -> anyhow::Result<Opened> {
+        let token = Token::fresh();
+        let module = match self.device {
+            Device::SoftHsm => token.module().to_owned(),
+            Device::Proxy => pkcs11_proxy::module_path()?,
+        };
+        // The server's kind of runtime: how it is woken is part of the hand-over.
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build()?;
+        let name = KeyName::parse(&format!("mintmark/{TRUST_DOMAIN}/x509/1"))?;
+        let oversight =
+            Oversight { verification: self.verification, metrics: StoreMetrics::default() };
+        let selector = TokenSelector::label(token.label()).with_serial(token.serial());
+        let pin = SecretSource::File(token.pin_file().to_owned());
+        let settings = Settings {
+            sessions: self.sessions,
+            // No caller is refused: what is measured is the rate.
+            queue_wait: Duration::from_secs(10),
+            ..Settings::new(module.clone(), selector, pin, oversight)
+        };
+        let (store, key) = runtime.block_on(async {
+            let store = Pkcs11Store::open(settings, TRUST_DOMAIN).await?;
+            let key = store.create(&name, self.key_type).await?;
+            anyhow::Ok((store, key))
+        })?;
+        let key_type = self.key_type;
+        Ok(Opened { key, _store: store, runtime, module, token, name, key_type })
+    }
+}
+
+impl Opened {
+    /// The bare loop on the same key.
+    pub(super) fn bare(&self, sessions: usize) -> anyhow::Result<Bare> {
+        let (serial, label) = (self.token.serial(), self.name.as_str());
+        Bare::open(&self.module, serial, label, self.key_type, sessions).context("the bare loop")
+    }
+
+    /// Signs for that long with so many callers, and answers how often.
+    pub(super) fn sign_for(&self, callers: usize, slice: Duration) -> u64 {
+        let end = Instant::now() + slice;
+        let counts = self.on_each(callers, |key| async move {
+            let mut count = 0;
+            while Instant::now() < end {
+                sign(&*key).await;
+                count += 1;
+            }
+            count
+        });
+        counts.into_iter().sum()
+    }
+
+    /// Signs for that long with so many callers, and answers how long each signature took.
+    pub(super) fn times(&self, callers: usize, slice: Duration) -> Vec<Duration> {
+        let end = Instant::now() + slice;
+        self.on_each(callers, |key| async move {
+            let mut times = Vec::new();
+            let mut before = Instant::now();
+            while before < end {
+                sign(&*key).await;
+                let now = Instant::now();
+                times.push(now - before);
+                before = now;
+            }
+            times
+        })
+        .concat()
+    }
+
+    fn on_each<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        callers: usize,
+        work: impl Fn(Arc<dyn SigningKey>) -> F,
+    ) -> Vec<T> {
+        self.runtime.block_on(async {
+            let callers: Vec<_> =
+                (0..callers).map(|_| tokio::spawn(work(Arc::clone(&self.key)))).collect();
+            let mut results = Vec::with_capacity(callers.len());
+            for caller in callers {
+                results.push(caller.await.expect("a caller does not panic"));
+            }
+            results
+        })
+    }
+}
+
+async fn sign(key: &dyn SigningKey) {
+    let probe = ToBeSigned::probe([7; 32], key.algorithm());
+    key.sign(probe, urgency()).await.expect("the queue holds all callers");
+}
