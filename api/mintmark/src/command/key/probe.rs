@@ -272,11 +272,13 @@ async fn call(
         }
         let signed = key.sign(message, Urgency::within(Priority::Bulk, PATIENCE, begin)).await;
         let end = Instant::now();
-        if counted.contains(&end) {
+        if end >= counted.start {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             let took = u64::try_from((end - begin).as_micros()).unwrap_or(u64::MAX);
             match &signed {
-                Ok(_) => seen.microseconds.saturating_record(took),
+                Ok(_) if end < counted.end => seen.microseconds.saturating_record(took),
+                Ok(_) => {}
+                // However late it comes: a device that hangs is no slow one.
                 Err(_) => seen.errors += 1,
             }
         }
