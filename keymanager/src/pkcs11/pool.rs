@@ -276,7 +276,9 @@ impl Inner {
             let recovered = self.token.module().recover(seen, self.stall_limit);
             match recovered.and_then(|()| self.token.session().map(drop)) {
                 Ok(()) => break,
-                Err(fault) if fault.class == Class::Credentials => return self.fail(StoreHealth::Lost(fault.said)),
+                Err(fault) if fault.class == Class::Credentials => {
+                    return self.fail(StoreHealth::Lost(fault.said));
+                }
                 Err(fault) => {
                     self.note(&fault);
                     hung += usize::from(fault.code == HANGS);

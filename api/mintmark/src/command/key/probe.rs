@@ -265,7 +265,7 @@ async fn call(
     nonce[..8].copy_from_slice(&number.to_be_bytes());
     for round in 0_u64.. {
         nonce[8..16].copy_from_slice(&round.to_be_bytes());
-        let message = ToBeSigned::measurement(nonce, algorithm);
+        let message = ToBeSigned::probe(nonce, algorithm);
         let begin = Instant::now();
         if begin >= counted.end {
             return;
