@@ -25,6 +25,6 @@ lint: ## format, clippy, documentation and dependencies
 	@.ci/lint
 
 bench: ## every speed claim beside its limit, or the part that ONLY=... names
-	@.ci/install rust token
+	@.ci/install rust token openbao
 	@. .ci/env && cargo run --release --locked -p mintmark-benches --bin mintmark-bench -- \
 		$(if $(ONLY),--only $(ONLY))

@@ -5,6 +5,8 @@
 
 #![expect(clippy::print_stdout, reason = "a command line program prints its result")]
 
+mod files;
+mod kms;
 mod mint;
 mod paired;
 mod signer;
@@ -49,6 +51,9 @@ const ROWS: &[Measurement] = &[
     ("signer/softhsm/p256/idle-added-p50", signer::softhsm_idle),
     ("signer/proxy-2ms-30-slots/p256", signer::proxy),
     ("signer/proxy-2ms-30-slots/p256/p99", signer::proxy_p99),
+    ("signer/aws-fake-10ms-1000-per-second/p256", kms::aws),
+    ("signer/aws-fake-10ms-1000-per-second/p256/halved-and-doubled", kms::aws_recovered),
+    ("signer/transit/p256", kms::transit),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -74,12 +79,12 @@ fn main() -> anyhow::Result<()> {
 
 fn print(rows: &[Row]) {
     println!(
-        "\n{:<36} {:>6} {:>10} {:>10}   {:<40} {:>10} {:>10}   {:>5}",
+        "\n{:<60} {:>6} {:>10} {:>10}   {:<40} {:>10} {:>10}   {:>5}",
         "claim", "unit", "best", "median", "limit", "best", "median", "ratio"
     );
     for row in rows {
         println!(
-            "{:<36} {:>6} {:>10.2} {:>10.2}   {:<40} {:>10.2} {:>10.2}   {:>5.3}",
+            "{:<60} {:>6} {:>10.2} {:>10.2}   {:<40} {:>10.2} {:>10.2}   {:>5.3}",
             row.name,
             row.unit,
             row.measured.best,

@@ -102,6 +102,18 @@ pub(crate) fn medians(
     row(name, limit, "us", Better::Lower, &pairs)
 }
 
+/// Compares rates with a limit that is known and not measured, such as a quota.
+pub(crate) fn against(
+    name: &str,
+    unit: &'static str,
+    limit_name: &str,
+    limit: f64,
+    rates: &[f64],
+) -> Row {
+    let pairs: Vec<(f64, f64)> = rates.iter().map(|&rate| (rate, limit)).collect();
+    row(name, limit_name, unit, Better::Higher, &pairs)
+}
+
 fn rounds(mut measured: impl FnMut() -> f64, mut raw: impl FnMut() -> f64) -> Vec<(f64, f64)> {
     (0..ROUNDS)
         .map(|round| {

@@ -220,11 +220,13 @@ impl StoreMetrics {
     }
 
     /// The KMS throttled a request.
+    #[cfg(any(feature = "aws-kms", feature = "transit"))]
     pub(crate) fn throttled(&self) {
         self.all.throttled.get_or_create(&self.label).inc();
     }
 
     /// So many requests per second are allowed now.
+    #[cfg(any(feature = "aws-kms", feature = "transit"))]
     pub(crate) fn rate_limit(&self, per_second: u64) {
         let per_second = i64::try_from(per_second).unwrap_or(i64::MAX);
         self.all.rate.get_or_create(&self.label).set(per_second);

@@ -94,6 +94,9 @@ fn ailment(health: StoreHealth) -> Option<String> {
     match health {
         StoreHealth::Good => None,
         StoreHealth::Ailing(reason) => Some(format!("the keys cannot be used now: {reason}")),
+        StoreHealth::Stuck(reason) => {
+            Some(format!("the keys cannot be used until this process is started anew: {reason}"))
+        }
         StoreHealth::Lost(reason) => {
             Some(format!("the keys cannot be used until somebody helps: {reason}"))
         }

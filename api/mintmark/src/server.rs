@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ca_core::authority::{AuthorityError, AuthorityKind, PreparedKeys, establish};
 use ca_core::clock::Clock;
-use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, Urgency};
+use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, StoreHealth, Urgency};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StoreError};
@@ -47,6 +47,9 @@ pub enum ServerError {
     /// The monitoring listener.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
+    /// The key store cannot be brought back by this process; a new one may do better.
+    #[error("the server stopped, so that its keys can be opened anew: {0}")]
+    KeysStuck(String),
     /// The system refused a thread or a signal handler.
     #[error("the system refused what a server needs: {0}")]
     System(#[from] io::Error),
@@ -122,13 +125,22 @@ impl Server {
     }
 
     /// Answers until `shutdown` resolves; then lets calls under way end, for some seconds.
+    ///
+    /// # Errors
+    /// [`ServerError::KeysStuck`] if the keys are lost to this process: a service manager starts the next. Where
+    /// a person has to help, as with a PIN that is refused, it stays and answers so: each start would cost
+    /// another try of the PIN.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { socket, services, monitoring, keys, store } = self;
         let mint = Arc::clone(&services.mint);
         monitoring.serving(&mint, &keys);
         tracing::info!(socket = %socket.path().display(), "serving");
+        let mut stuck_keys = None;
         let shutdown = async {
-            shutdown.await;
+            tokio::select! {
+                () = shutdown => {}
+                reason = stuck(&*keys) => stuck_keys = Some(reason),
+            }
             monitoring.stopping();
         };
         socket.serve(services, shutdown).await?;
@@ -136,7 +148,18 @@ impl Server {
         // Closing waits: the monitor and the keys for their threads, the store for its file.
         let closed =
             tokio::task::spawn_blocking(move || drop((monitoring, mint, keys, store))).await;
-        closed.map_err(|panic| io::Error::other(panic).into())
+        closed.map_err(io::Error::other)?;
+        stuck_keys.map_or(Ok(()), |reason| Err(ServerError::KeysStuck(reason)))
+    }
+}
+
+/// Resolves when the keys are lost to this process but not to the next, with the reason.
+async fn stuck(keys: &dyn KeyStore) -> String {
+    loop {
+        if let StoreHealth::Stuck(reason) = keys.health() {
+            return reason;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -100,6 +100,13 @@ fn a_wrong_command_line_ends_with_2_and_names_the_argument() {
             "--dns: ",
         ),
         (&["jwt", "mint", "--spiffe-id", "spiffe://a/b"], "--audience"),
+        (&["key", "verify"], "<NAME|--all>"),
+        (&["key", "show", "mintmark/x"], "is not of the form"),
+        (&["key", "create", "--count", "0"], "1..=100"),
+        (&["key", "create", "--type", "p256"], "unknown key type"),
+        (&["key", "destroy", "--yes", "--dry-run"], "cannot be used with"),
+        (&["key", "probe", "--seconds", "0"], "0.1 to 600"),
+        (&["key", "list", "--socket", "s"], "with --config"),
         (&["bundle", "show", "--format", "der"], "possible values: spiffe, pem, jwks"),
     ] {
         let err = mintmark(arguments).failed(2);
@@ -110,7 +117,9 @@ fn a_wrong_command_line_ends_with_2_and_names_the_argument() {
 #[test]
 fn without_arguments_the_commands_are_listed() {
     let err = mintmark(&[]).failed(2);
-    for word in ["check", "x509", "jwt", "bundle", "healthcheck", "version", "Exit codes: 0 done"] {
+    for word in
+        ["check", "x509", "jwt", "bundle", "key", "healthcheck", "version", "Exit codes: 0 done"]
+    {
         assert!(err.contains(word), "{word}: {err}");
     }
 }
@@ -182,6 +191,35 @@ fn a_configuration_with_a_fault_checks_with_3_and_says_where() {
 
     let err = mintmark(&["check", "--config", "/nowhere.toml"]).failed(3);
     assert!(err.contains("/nowhere.toml: no such file"), "{err}");
+}
+
+#[test]
+fn a_key_store_on_the_network_is_checked_without_asking_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = "[keys.kms]\ntype = \"aws_kms\"\nregion = \"eu-central-1\"\n\
+                  [keys.vault]\ntype = \"transit\"\naddress = \"https://vault.invalid:8200\"\n\
+                  access_token = { file = \"token\" }\n[issuing]\nkeys = \"main\"\n";
+    let path = write_configuration(folder.path(), remote);
+    fs::write(folder.path().join("token"), "t").unwrap();
+    fs::set_permissions(folder.path().join("token"), Permissions::from_mode(0o600)).unwrap();
+    let out = mintmark(&["check", "--config", &path]).succeeded();
+    assert!(out.contains("AWS KMS was not asked"), "{out}");
+    assert!(out.contains("https://vault.invalid:8200 was not asked"), "{out}");
+
+    let alias = "[keys.kms.arns]\n\"x509/1\" = \"alias/ca\"\n[keys.vault]";
+    let clear = remote.replace("[keys.vault]", alias).replace("https", "http");
+    let path = write_configuration(folder.path(), &clear);
+    let run = mintmark(&["check", "--config", &path, "--output", "json"]);
+    assert_eq!(run.code, Some(3));
+    let report = json(&run.out);
+    let faults = report["findings"].as_array().unwrap().iter();
+    let faults: Vec<&Value> = faults.filter(|finding| finding["verdict"] == "fault").collect();
+    assert_eq!(
+        (&faults[0]["setting"], &faults[1]["setting"]),
+        (&"[keys.kms]".into(), &"[keys.vault]".into())
+    );
+    assert!(faults[0]["detail"].as_str().unwrap().contains("an alias"), "{}", faults[0]);
+    assert!(faults[1]["detail"].as_str().unwrap().contains("not encrypted"), "{}", faults[1]);
 }
 
 #[test]

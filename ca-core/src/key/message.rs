@@ -23,10 +23,8 @@ pub enum Purpose {
     Token,
     /// The `CertificationRequestInfo` of our own request to an upstream authority.
     Request,
-    /// A random message that shows that a key works.
+    /// A random message that shows that a key works, or how fast it is. Who asks for one verifies it.
     Probe,
-    /// One of many such messages, which show how fast a key is: verified as leaves are.
-    Measurement,
 }
 
 /// A message that has passed its checks and may meet a private key.
@@ -66,12 +64,6 @@ impl ToBeSigned {
     pub fn probe(nonce: [u8; 32], algorithm: SignatureAlgorithm) -> Self {
         let message = [PROBE_PREFIX, &nonce].concat().into();
         Self { purpose: Purpose::Probe, algorithm, message }
-    }
-
-    /// As [`probe`](Self::probe), to see how fast a key is.
-    #[must_use]
-    pub fn measurement(nonce: [u8; 32], algorithm: SignatureAlgorithm) -> Self {
-        Self { purpose: Purpose::Measurement, ..Self::probe(nonce, algorithm) }
     }
 
     /// Bytes of any length, for the suite that every key must pass.

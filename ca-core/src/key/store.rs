@@ -183,8 +183,21 @@ pub enum StoreHealth {
     Good,
     /// It does not sign now, and is being brought back without a person; why.
     Ailing(String),
-    /// It does not come back in this process: a person, or a new start, has to help; why.
+    /// It does not come back without a person: a PIN is refused, for one; why.
     Lost(String),
+    /// It does not come back in this process: a new one may do better; why.
+    Stuck(String),
+}
+
+impl StoreHealth {
+    /// What is wrong, if anything is.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Good => None,
+            Self::Ailing(reason) | Self::Lost(reason) | Self::Stuck(reason) => Some(reason),
+        }
+    }
 }
 
 /// What a key store is.

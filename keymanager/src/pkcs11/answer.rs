@@ -3,8 +3,10 @@
 //! Waking the runtime costs the signing thread a system call, a good part of a soft token's signature; and
 //! where no core is spare, the thread that was woken takes the signer's core, answer by answer. So answers of
 //! a fast device go out together, and the runtime is woken for one of them: its caller hands out the rest,
-//! from inside the runtime, where waking costs little.
+//! from inside the runtime, where waking costs little. A caller may be woken and yet not look for a while;
+//! what it has not handed out by then, the signing thread does, or the watch.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ca_core::key::{SignError, Signature};
@@ -22,18 +24,25 @@ pub(super) struct Awaited(oneshot::Receiver<Delivery>);
 /// An answer, and those of others that came with it.
 struct Delivery {
     answer: Answer,
-    neighbours: Neighbours,
+    neighbours: Option<Arc<Neighbours>>,
 }
 
-/// Answers of others; whoever drops them has handed them out.
-#[derive(Default)]
-struct Neighbours(Vec<(Reply, Answer)>);
+/// Answers of others, until somebody hands them out.
+struct Neighbours(Mutex<Vec<(Reply, Answer)>>);
+
+impl Neighbours {
+    /// Whoever comes first does it.
+    fn hand_out(&self) {
+        let answers = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for (reply, answer) in answers {
+            reply.send(answer);
+        }
+    }
+}
 
 impl Drop for Neighbours {
     fn drop(&mut self) {
-        for (reply, answer) in self.0.drain(..) {
-            reply.send(answer);
-        }
+        self.hand_out();
     }
 }
 
@@ -46,7 +55,7 @@ pub(super) fn awaited() -> (Reply, Awaited) {
 impl Reply {
     /// Answers at once. The caller may have gone in the meantime, which harms nobody.
     pub(super) fn send(self, answer: Answer) {
-        let _ = self.0.send(Delivery { answer, neighbours: Neighbours::default() });
+        let _ = self.0.send(Delivery { answer, neighbours: None });
     }
 
     /// Whether the caller has gone.
@@ -59,13 +68,19 @@ impl Awaited {
     /// The answer; `None` if there will be none. Hands out what came with it.
     pub(super) async fn answer(self) -> Option<Answer> {
         let Delivery { answer, neighbours } = self.0.await.ok()?;
-        drop(neighbours);
+        if let Some(neighbours) = neighbours {
+            neighbours.hand_out();
+        }
         Some(answer)
     }
 
     /// The answer, if it is there.
     pub(super) fn look(&mut self) -> Result<Answer, oneshot::error::TryRecvError> {
-        self.0.try_recv().map(|delivery| delivery.answer)
+        let Delivery { answer, neighbours } = self.0.try_recv()?;
+        if let Some(neighbours) = neighbours {
+            neighbours.hand_out();
+        }
+        Ok(answer)
     }
 }
 
@@ -75,7 +90,10 @@ impl Awaited {
 #[derive(Default)]
 pub(super) struct Answers {
     ready: Vec<(Reply, Answer)>,
+    /// Since when the first of them, or of those that a caller was given, may be waiting.
     oldest: Option<Instant>,
+    /// Those that a caller was given to hand out.
+    given: Option<Arc<Neighbours>>,
 }
 
 impl Answers {
@@ -94,7 +112,10 @@ impl Answers {
         took: Duration,
         waiting: usize,
     ) {
-        let oldest = *self.oldest.get_or_insert(now);
+        if self.ready.is_empty() && self.given.is_none() {
+            self.oldest = Some(now);
+        }
+        let oldest = self.oldest.unwrap_or(now);
         self.ready.push((reply, answer));
         let most = Self::MOST.min(waiting / 2);
         if self.ready.len() >= most || now - oldest + took > Self::LONGEST {
@@ -110,16 +131,23 @@ impl Answers {
     /// Hands out all: to the first caller who is still there, with the others'.
     pub(super) fn hand_out(&mut self) {
         self.oldest = None;
+        if let Some(given) = self.given.take() {
+            given.hand_out();
+        }
         if self.ready.len() <= 1 {
             return self.ready.drain(..).for_each(|(reply, answer)| reply.send(answer));
         }
         let mut all = std::mem::take(&mut self.ready);
         while let Some((reply, answer)) = all.pop() {
-            match reply.0.send(Delivery { answer, neighbours: Neighbours(all) }) {
-                Ok(()) => return,
-                // Gone; its neighbours are not.
-                Err(mut delivery) => all = std::mem::take(&mut delivery.neighbours.0),
+            if reply.is_closed() {
+                continue;
             }
+            let neighbours = Arc::new(Neighbours(Mutex::new(all)));
+            self.given = Some(Arc::clone(&neighbours));
+            self.oldest = Some(Instant::now());
+            // If the caller has gone at this moment, the thread that gave them hands its neighbours out.
+            let _ = reply.0.send(Delivery { answer, neighbours: Some(neighbours) });
+            return;
         }
     }
 }
@@ -189,6 +217,24 @@ mod tests {
         }
         answers.hand_out();
         drop(leaves);
+        answers.hand_out();
         assert!(kept.look().is_ok());
+    }
+
+    #[test]
+    fn what_a_caller_does_not_hand_out_is_handed_out_all_the_same() {
+        let mut answers = Answers::default();
+        let (first, mut waits) = awaited();
+        let (second, _sleeps) = awaited();
+        for reply in [first, second] {
+            answers.add(reply, refusal(), Instant::now(), Duration::from_micros(1), 100);
+        }
+        answers.hand_out();
+        assert!(
+            waits.look().is_err() && answers.oldest().is_some(),
+            "the other was woken for both"
+        );
+        answers.hand_out();
+        assert!(waits.look().is_ok() && answers.oldest().is_none());
     }
 }

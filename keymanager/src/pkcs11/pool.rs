@@ -182,7 +182,9 @@ impl Inner {
     /// The answer to who asks a pool that has ended.
     pub(super) fn stopped(&self, key: String) -> SignError {
         match &self.health().state {
-            StoreHealth::Lost(reason) => SignError::Refused { key, reason: reason.clone() },
+            StoreHealth::Lost(reason) | StoreHealth::Stuck(reason) => {
+                SignError::Refused { key, reason: reason.clone() }
+            }
             _ => SignError::Unavailable { key, reason: "the key store is closed".to_owned() },
         }
     }
@@ -197,7 +199,7 @@ impl Inner {
                     "the device did not answer before the deadline; its last trouble: {trouble}"
                 )
             }
-            (StoreHealth::Ailing(reason) | StoreHealth::Lost(reason), _) => reason.clone(),
+            (ill, _) => ill.reason().unwrap_or_default().to_owned(),
         };
         SignError::Late { key, reason }
     }
@@ -235,7 +237,7 @@ impl Inner {
         self.metrics.healthy(outcome.is_ok());
         let mut health = self.health();
         match (outcome, &health.state) {
-            (_, StoreHealth::Lost(_)) => {}
+            (_, StoreHealth::Lost(_) | StoreHealth::Stuck(_)) => {}
             (Ok(()), StoreHealth::Good) => {}
             (Ok(()), StoreHealth::Ailing(_)) => {
                 health.state = StoreHealth::Good;
@@ -274,12 +276,15 @@ impl Inner {
             let recovered = self.token.module().recover(seen, self.stall_limit);
             match recovered.and_then(|()| self.token.session().map(drop)) {
                 Ok(()) => break,
-                Err(fault) if fault.class == Class::Credentials => return self.fail(fault.said),
+                Err(fault) if fault.class == Class::Credentials => {
+                    return self.fail(StoreHealth::Lost(fault.said));
+                }
                 Err(fault) => {
                     self.note(&fault);
                     hung += usize::from(fault.code == HANGS);
                     if hung > 1 {
-                        return self.fail(format!("{}; start the process anew", fault.said));
+                        let reason = format!("{}; start the process anew", fault.said);
+                        return self.fail(StoreHealth::Stuck(reason));
                     }
                     seen = self.token.module().generation();
                     self.ailing(format!(
@@ -309,11 +314,12 @@ impl Inner {
         }
     }
 
-    /// The end: nothing that this process can do helps.
-    pub(super) fn fail(&self, reason: String) {
+    /// The end: nothing that this process can do by itself helps.
+    pub(super) fn fail(&self, end: StoreHealth) {
+        let reason = end.reason().unwrap_or_default().to_owned();
         tracing::error!(place = self.token.place(), reason, "keys are lost to this process");
         self.metrics.healthy(false);
-        self.health().state = StoreHealth::Lost(reason.clone());
+        self.health().state = end;
         self.close(|key| SignError::Refused { key, reason: reason.clone() });
         self.queue.resume();
     }
@@ -346,9 +352,8 @@ impl Inner {
         self.slots().retain(|kept| !Arc::ptr_eq(kept, slot));
         tracing::error!(place = self.token.place(), hanging, "a call hangs in the PKCS#11 module");
         if hanging >= self.most_hanging && hanging > 1 || self.start_worker().is_err() {
-            self.fail(format!(
-                "{hanging} calls hang in the PKCS#11 module; start the process anew"
-            ));
+            let reason = "calls hang in the PKCS#11 module; start the process anew";
+            self.fail(StoreHealth::Stuck(format!("{hanging} {reason}")));
         }
     }
 

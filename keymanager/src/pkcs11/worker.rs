@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyError, SignError, Signature, SignatureError};
+use ca_core::key::{KeyError, SignError, Signature, SignatureError, StoreHealth};
 use cryptoki::object::ObjectHandle;
 
 use super::answer::{Answer, Answers};
@@ -205,7 +205,7 @@ impl Worker {
             Class::Library => self.pool.recover(generation, &fault.said),
             Class::Later => self.nap(Duration::from_millis(1), Duration::from_millis(50)),
             Class::Sessions => self.nap(Duration::from_millis(50), Duration::from_secs(1)),
-            Class::Credentials => self.pool.fail(fault.said),
+            Class::Credentials => self.pool.fail(StoreHealth::Lost(fault.said)),
         }
     }
 

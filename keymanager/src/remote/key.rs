@@ -18,7 +18,7 @@ use crate::metrics::KeyMetrics;
 use crate::retirement::Retired;
 use crate::verification::{self, Verifiers};
 
-/// The most requests for one signature.
+/// The most requests for one signature, unless they are throttled.
 const MOST_TRIES: u32 = 10;
 
 /// A key that signs by requests.
@@ -172,11 +172,15 @@ impl RemoteKey {
                 return Err(SignError::Malformed { key: self.name.to_string(), source });
             }
             Class::Wrong | Class::Malformed(_) => return Ok(Duration::ZERO),
-            Class::Throttled { retry_after } => pause(0).max(retry_after.unwrap_or_default()),
+            Class::Throttled { retry_after } => {
+                pause(tries - 1).max(retry_after.unwrap_or_default())
+            }
             Class::Transient => pause(tries - 1),
         };
         let in_time = now + wait < deadline;
-        if tries < MOST_TRIES && in_time && self.shared.lane.may_retry() {
+        // The lane sees to it that throttling ends.
+        let few = tries < MOST_TRIES || matches!(error.class, Class::Throttled { .. });
+        if few && in_time && self.shared.lane.may_retry() {
             return Ok(wait);
         }
         Err(self.gave_up(error, now + wait))

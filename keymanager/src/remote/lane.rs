@@ -412,3 +412,90 @@ impl State {
 fn burst(rate: f64) -> f64 {
     (rate * BURST).max(1.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One request at a time; what waits is told by the order in which it goes.
+    fn narrow() -> Lane {
+        let pace = Pace {
+            max_in_flight: 1,
+            max_rate: 1000,
+            queue_wait: Duration::from_secs(1),
+            attempt_timeout: Duration::from_secs(1),
+        };
+        Lane::open(pace, StoreMetrics::default(), Instant::now())
+    }
+
+    fn ticket(lane: &Lane, priority: Priority) -> Ticket {
+        lane.ticket(Urgency::within(priority, Duration::from_secs(30), Instant::now()))
+    }
+
+    async fn enter(lane: &Lane, priority: Priority) -> Result<Permit, Turned> {
+        lane.enter(&mut ticket(lane, priority)).await
+    }
+
+    #[tokio::test]
+    async fn the_more_urgent_go_first_and_equals_in_their_order() {
+        let lane = Arc::new(narrow());
+        let held = enter(&lane, Priority::New).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut callers = Vec::new();
+        let classes = [Priority::Bulk, Priority::New, Priority::Refresh, Priority::New];
+        for (number, priority) in classes.into_iter().chain([Priority::Expiring]).enumerate() {
+            let (lane, order) = (Arc::clone(&lane), Arc::clone(&order));
+            callers.push(tokio::spawn(async move {
+                let _permit = enter(&lane, priority).await.unwrap();
+                order.lock().unwrap().push(number);
+            }));
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [4, 1, 3, 2, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_probe_goes_even_where_every_other_request_hangs() {
+        let lane = narrow();
+        let _held = enter(&lane, Priority::New).await.unwrap();
+        enter(&lane, Priority::Health).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_class_fills_its_share_of_the_queue_and_the_urgent_still_find_room() {
+        let lane = narrow();
+        let _held = enter(&lane, Priority::New).await.unwrap();
+        let now = Instant::now();
+        // One at a time of 10 ms each: a hundred within the wait of a second.
+        let mut turns = Vec::new();
+        let mut fill = |priority| {
+            let mut taken = 0;
+            while let Ok(turn) = lane.shared.line_up(&ticket(&lane, priority), now) {
+                turns.push(turn);
+                taken += 1;
+            }
+            taken
+        };
+        let counts =
+            [Priority::Bulk, Priority::Refresh, Priority::New, Priority::Expiring].map(&mut fill);
+        assert_eq!(counts, [51, 25, 15, 10]);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_queue_is_not_counted_any_more() {
+        let lane = narrow();
+        let held = enter(&lane, Priority::New).await.unwrap();
+        for _ in 0..1000 {
+            let left = tokio::time::timeout(Duration::ZERO, enter(&lane, Priority::New)).await;
+            assert!(left.is_err());
+        }
+        assert_eq!(lane.shared.state().waiting.len(), 0);
+        drop(held);
+        enter(&lane, Priority::New).await.unwrap();
+        assert_eq!(lane.shared.state().in_flight, 0);
+    }
+}

@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use pkcs11_proxy::{Control, Function};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -137,6 +138,26 @@ fn a_probe_names_a_number_and_says_how_it_came_to_it() {
     assert_eq!(report["interrupted"], false);
     let missing = ["probe", "--key", "mintmark/example.org/x509/9"];
     site.key(&missing).failed_saying(1, &["there is no key"]);
+}
+
+#[test]
+fn a_probe_names_as_many_as_the_device_has_slots() {
+    let mut site = Site::with_token();
+    site.start().stop();
+    // A device of 30 slots that takes 20 ms for a signature: slow enough that no processor matters.
+    let control = site.path("control");
+    let device = Control::create(&control).unwrap();
+    device.set_slots(30);
+    device.set_latency(Function::Sign, Duration::from_millis(20));
+    let (module, proxy) = (site.token().module.clone(), pkcs11_proxy::module_path().unwrap());
+    site.set(&module, proxy.to_str().unwrap());
+    site.variables.push((pkcs11_proxy::MODULE_VARIABLE, module));
+    site.variables.push((pkcs11_proxy::CONTROL_VARIABLE, control.to_str().unwrap().to_owned()));
+
+    let run = site.key(&["probe", "--seconds", "0.8", "--sessions", "128", "--output", "json"]);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    let found = json(&run.out)["saturated_by"].as_u64().unwrap_or_default();
+    assert!((27..=33).contains(&found), "{}{}", run.err, run.out);
 }
 
 #[test]

@@ -1,0 +1,362 @@
+//! Keys in a transit engine, against OpenBao's own server, one for each test.
+
+#![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ca_core::key::{
+    KeyError, KeyName, KeyStore, KeyType, Priority, SignError, Signature, SigningKey, ToBeSigned,
+    Urgency, contract,
+};
+use keymanager::metrics::StoreMetrics;
+use keymanager::transit::{self, Settings};
+use keymanager::{Oversight, Pace, RemoteStore, SecretSource, Verification};
+use peers::openbao::{OpenBao, Secret};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const DOMAIN: &str = "vault.test";
+/// How the engine calls `x509/1` of the trust domain.
+const KEY: &str = "mintmark.vault.test.x509.1";
+
+/// What a service needs to use and make keys, and to destroy them.
+const RULES: &str = r#"
+    path "transit/sign/mintmark.vault.test.*" { capabilities = ["update"] }
+    path "transit/keys/mintmark.vault.test.*" { capabilities = ["read", "update", "delete"] }
+    path "transit/keys" { capabilities = ["list"] }"#;
+
+/// A server and the token file of a service that uses it.
+struct Bao {
+    server: OpenBao,
+    home: TempDir,
+}
+
+impl Bao {
+    fn start() -> Self {
+        let server = OpenBao::start().unwrap();
+        let bao = Self { server, home: tempfile::tempdir().unwrap() };
+        bao.give(&bao.token(Duration::from_secs(3600)));
+        bao
+    }
+
+    fn token(&self, life: Duration) -> Secret {
+        self.server.token(RULES, life).unwrap()
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.home.path().join("token")
+    }
+
+    fn give(&self, token: &Secret) {
+        std::fs::write(self.token_file(), format!("{}\n", token.expose())).unwrap();
+        std::fs::set_permissions(self.token_file(), std::fs::Permissions::from_mode(0o600))
+            .unwrap();
+    }
+
+    fn settings(&self) -> Settings {
+        let token = SecretSource::File(self.token_file());
+        let settings = Settings::of_server(&self.server.address(), token);
+        let pace = Pace { queue_wait: Duration::from_secs(2), ..settings.pace };
+        Settings { pace, ..settings }
+    }
+
+    async fn try_open(&self, settings: Settings) -> Result<RemoteStore, KeyError> {
+        let metrics = StoreMetrics::default();
+        let oversight = Oversight { verification: Verification::OUTSIDE, metrics };
+        transit::open(settings, DOMAIN, oversight).await
+    }
+
+    async fn open(&self) -> RemoteStore {
+        self.try_open(self.settings()).await.unwrap()
+    }
+
+    async fn key(&self) -> (RemoteStore, Arc<dyn SigningKey>) {
+        let store = self.open().await;
+        let key = store.create(&name("x509/1"), KeyType::EcP256).await.unwrap();
+        (store, key)
+    }
+
+    /// Why `x509/1` is refused when it is looked for.
+    async fn refusal(&self) -> String {
+        let refused = self.open().await.find(&name("x509/1")).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unsafe { .. }), "{refused}");
+        refused.to_string()
+    }
+}
+
+fn name(text: &str) -> KeyName {
+    KeyName::parse(&format!("mintmark/{DOMAIN}/{text}")).unwrap()
+}
+
+fn within(patience: Duration) -> Urgency {
+    Urgency::within(Priority::New, patience, Instant::now())
+}
+
+async fn sign(key: &Arc<dyn SigningKey>) -> Result<Signature, SignError> {
+    let mut nonce = [0; 32];
+    aws_lc_rs::rand::fill(&mut nonce).unwrap();
+    let message = ToBeSigned::probe(nonce, key.algorithm());
+    let signature = key.sign(message.clone(), within(Duration::from_secs(20))).await?;
+    assert!(key.public_key().verifies(message.message(), &signature), "a wrong one was released");
+    Ok(signature)
+}
+
+/// Signs until it works again, for some seconds.
+async fn heals(key: &Arc<dyn SigningKey>) {
+    let since = Instant::now();
+    while let Err(error) = sign(key).await {
+        assert!(since.elapsed() < Duration::from_secs(10), "it does not heal: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transit_engine_keeps_the_contract() {
+    contract::key_store(&Bao::start().open().await, DOMAIN).await;
+}
+
+#[tokio::test]
+async fn every_kind_of_key_but_ml_dsa_is_offered() {
+    let store = Bao::start().open().await;
+    assert_eq!(store.description().key_types, KeyType::ALL[..6]);
+    assert_eq!(store.description().kind, "transit");
+}
+
+#[tokio::test]
+async fn a_key_is_the_same_key_for_another_store_and_for_no_other_trust_domain() {
+    let bao = Bao::start();
+    let (_store, made) = bao.key().await;
+    bao.server.create_key("mintmark.vault.test.more.x509.1", "ecdsa-p256").unwrap();
+    bao.server.create_key("somebody-elses", "aes256-gcm96").unwrap();
+    let store = bao.open().await;
+    let found = store.find(&name("x509/1")).await.unwrap().unwrap();
+    assert_eq!(found.public_key(), made.public_key());
+    assert_eq!(store.list().await.unwrap(), [name("x509/1")]);
+}
+
+#[tokio::test]
+async fn a_sealed_server_is_refused_at_start_with_its_reason() {
+    let bao = Bao::start();
+    bao.server.seal().unwrap();
+    let refused = bao.try_open(bao.settings()).await.unwrap_err();
+    assert!(matches!(refused, KeyError::Unavailable { .. }), "{refused}");
+    assert!(refused.to_string().contains("it is sealed; unseal it"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_sealed_meanwhile_is_told_and_signs_again_when_it_is_unsealed() {
+    let bao = Bao::start();
+    let (_store, key) = bao.key().await;
+    for _ in 0..3 {
+        bao.server.seal().unwrap();
+        let refused = sign(&key).await.unwrap_err();
+        assert!(matches!(refused, SignError::Unavailable { .. }), "{refused}");
+        assert!(refused.to_string().contains("sealed; unseal it"), "{refused}");
+        bao.server.unseal().unwrap();
+        heals(&key).await;
+    }
+}
+
+#[tokio::test]
+async fn no_server_a_wrong_mount_and_a_dead_token_are_told_at_start() {
+    let bao = Bao::start();
+    let settings = bao.settings();
+    let nobody = Settings { address: "http://127.0.0.1:1".to_owned(), ..settings.clone() };
+    let refused = bao.try_open(nobody).await.unwrap_err();
+    assert!(matches!(refused, KeyError::Unavailable { .. }), "{refused}");
+
+    let mount = Settings { mount: "elsewhere".to_owned(), ..settings.clone() };
+    let refused = bao.try_open(mount).await.unwrap_err().to_string();
+    assert!(refused.contains("policy does not allow this"), "{refused}");
+    bao.give(bao.server.root_token());
+    let mount = Settings { mount: "elsewhere".to_owned(), ..settings.clone() };
+    let refused = bao.try_open(mount).await.unwrap_err();
+    assert!(matches!(refused, KeyError::Setup { .. }), "{refused}");
+    assert!(refused.to_string().contains("correct the mount"), "{refused}");
+
+    bao.give(&Secret::from("s.nonsense4711"));
+    let refused = bao.try_open(settings).await.unwrap_err();
+    assert!(matches!(refused, KeyError::Setup { .. }), "{refused}");
+    assert!(refused.to_string().contains("never was one: give another"), "{refused}");
+    assert!(!refused.to_string().contains("nonsense4711"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_ends() {
+    let bao = Bao::start();
+    bao.give(&bao.token(Duration::from_secs(3)));
+    let (_store, key) = bao.key().await;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        sign(&key).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_told_and_the_next_one_taken_by_itself() {
+    let bao = Bao::start();
+    let token = bao.token(Duration::from_secs(3600));
+    bao.give(&token);
+    let (_store, key) = bao.key().await;
+    bao.server.revoke(&token).unwrap();
+    let refused = sign(&key).await.unwrap_err();
+    assert!(matches!(refused, SignError::Unavailable { .. }), "{refused}");
+    assert!(refused.to_string().contains("the token has ended: put a new one into"), "{refused}");
+    assert!(!refused.to_string().contains(token.expose()), "{refused}");
+    bao.give(&bao.token(Duration::from_secs(3600)));
+    heals(&key).await;
+}
+
+#[tokio::test]
+async fn a_token_that_was_replaced_is_taken_without_a_single_failure() {
+    let bao = Bao::start();
+    let old = bao.token(Duration::from_secs(3600));
+    bao.give(&old);
+    let (_store, key) = bao.key().await;
+    bao.give(&bao.token(Duration::from_secs(3600)));
+    bao.server.revoke(&old).unwrap();
+    let answers: Vec<_> = (0..20)
+        .map(|_| {
+            let key = Arc::clone(&key);
+            tokio::spawn(async move { sign(&key).await })
+        })
+        .collect();
+    for answer in answers {
+        answer.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_does_not_allow_signing_is_told_from_a_dead_token() {
+    let bao = Bao::start();
+    bao.key().await;
+    let rules = RULES.replace("transit/sign", "transit/other");
+    bao.give(&bao.server.token(&rules, Duration::from_secs(3600)).unwrap());
+    let refused = bao.open().await.find(&name("x509/1")).await.unwrap_err();
+    assert!(matches!(refused, KeyError::Unsafe { .. }), "{refused}");
+    assert!(refused.to_string().contains("policy does not allow this"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_rotated_key_goes_on_signing_with_its_first_version() {
+    let bao = Bao::start();
+    let (store, key) = bao.key().await;
+    bao.server.rotate_key(KEY).unwrap();
+    sign(&key).await.unwrap();
+    let found = store.find(&name("x509/1")).await.unwrap().unwrap();
+    assert_eq!(found.public_key(), key.public_key());
+    let described = store.describe(&name("x509/1")).await.unwrap().unwrap();
+    assert!(described.facts.contains(&("version".to_owned(), "1 of 2".to_owned())));
+}
+
+#[tokio::test]
+async fn a_first_version_that_was_withdrawn_is_told() {
+    let bao = Bao::start();
+    let (_store, key) = bao.key().await;
+    bao.server.rotate_key(KEY).unwrap();
+    let config = json!({ "min_decryption_version": 2, "min_encryption_version": 2 });
+    bao.server.configure_key(KEY, config).unwrap();
+    let refused = sign(&key).await.unwrap_err();
+    assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
+    let refused = bao.refusal().await;
+    assert!(refused.contains("version 1, which signs, was withdrawn"), "{refused}");
+    bao.server.trim_key(KEY, 2).unwrap();
+    let refused = bao.refusal().await;
+    assert!(refused.contains("rotate the authority to a new key"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_key_that_can_leave_or_be_deleted_is_refused() {
+    let bao = Bao::start();
+    bao.key().await;
+    for (setting, reason) in [
+        ("deletion_allowed", "set deletion_allowed=false"),
+        ("exportable", "it is exportable"),
+        ("allow_plaintext_backup", "backed up in plain text"),
+    ] {
+        bao.server.configure_key(KEY, json!({ (setting): true })).unwrap();
+        let refused = bao.refusal().await;
+        assert!(refused.contains(reason), "{refused}");
+        // The other two cannot be taken back.
+        bao.server.configure_key(KEY, json!({ "deletion_allowed": false })).unwrap();
+        if setting == "exportable" {
+            bao.server.configure_key(KEY, json!({ "deletion_allowed": true })).unwrap();
+            bao.server.request("DELETE", &format!("transit/keys/{KEY}"), Value::Null).unwrap();
+            bao.server.create_key(KEY, "ecdsa-p256").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_sign_or_is_of_another_kind_is_refused() {
+    let bao = Bao::start();
+    for (key_type, reason) in
+        [("aes256-gcm96", "its type does not sign"), ("ecdsa-p521", "of type ecdsa-p521")]
+    {
+        bao.server.create_key(KEY, key_type).unwrap();
+        let refused = bao.refusal().await;
+        assert!(refused.contains(reason), "{refused}");
+        bao.server.configure_key(KEY, json!({ "deletion_allowed": true })).unwrap();
+        bao.server.request("DELETE", &format!("transit/keys/{KEY}"), Value::Null).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_deleted_meanwhile_refuses() {
+    let bao = Bao::start();
+    let (_store, key) = bao.key().await;
+    bao.server.configure_key(KEY, json!({ "deletion_allowed": true })).unwrap();
+    bao.server.request("DELETE", &format!("transit/keys/{KEY}"), Value::Null).unwrap();
+    let refused = sign(&key).await.unwrap_err();
+    assert!(matches!(refused, SignError::Refused { .. }), "{refused}");
+    assert!(refused.to_string().contains("signing key not found"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_key_of_the_same_name_that_is_another_one_does_not_pass_for_the_first() {
+    let bao = Bao::start();
+    let (store, key) = bao.key().await;
+    bao.server.configure_key(KEY, json!({ "deletion_allowed": true })).unwrap();
+    bao.server.request("DELETE", &format!("transit/keys/{KEY}"), Value::Null).unwrap();
+    bao.server.create_key(KEY, "ecdsa-p256").unwrap();
+    let wrong = sign(&key).await.unwrap_err();
+    assert!(matches!(wrong, SignError::Wrong { .. }), "{wrong}");
+    let other = store.find(&name("x509/1")).await.unwrap().unwrap();
+    assert_ne!(other.public_key(), key.public_key());
+    sign(&other).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rate_limit_of_the_server_is_kept_and_nobody_is_told() {
+    let bao = Bao::start();
+    let settings = bao.settings();
+    let pace = Pace { queue_wait: Duration::from_secs(20), ..settings.pace };
+    let store = bao.try_open(Settings { pace, ..settings }).await.unwrap();
+    let key = store.create(&name("x509/1"), KeyType::EcP256).await.unwrap();
+    let quota = json!({ "path": "transit/", "rate": 40, "interval": "1s" });
+    bao.server.request("POST", "sys/quotas/rate-limit/test", quota).unwrap();
+    let answers: Vec<_> = (0..80)
+        .map(|_| {
+            let key = Arc::clone(&key);
+            tokio::spawn(async move { sign(&key).await })
+        })
+        .collect();
+    for answer in answers {
+        answer.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_shown() {
+    let bao = Bao::start();
+    let token = bao.token(Duration::from_secs(3600));
+    bao.give(&token);
+    let (store, key) = bao.key().await;
+    bao.server.revoke(&token).unwrap();
+    let refused = sign(&key).await.unwrap_err();
+    let shown = format!("{store:?} {key:?} {refused:?} {refused} {:?}", bao.settings());
+    assert!(!shown.contains(token.expose()), "{shown}");
+}
