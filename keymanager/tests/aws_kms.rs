@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -403,10 +404,11 @@ async fn two_wrong_answers_in_a_row_are_told_and_never_released() {
 #[tokio::test]
 async fn after_a_wrong_signature_the_next_is_verified_whatever_the_settings_say() {
     let kms = started();
-    let oversight = Oversight { verification: Verification::Off, ..kms.oversight() };
+    let sampled = Verification::Sampled(NonZeroU32::new(1_000_000).unwrap());
+    let oversight = Oversight { verification: sampled, ..kms.oversight() };
     let store = aws_kms::open(kms.settings(), DOMAIN, oversight).await.unwrap();
     let key = store.create(&name("x509/1"), KeyType::EcP256).await.unwrap();
-    // A probe is always verified.
+    // The first is one of those that are looked at; the next would not be.
     kms.service.inject(Operation::Sign, Fault::CorruptedSignature);
     kms.service.inject(Operation::Sign, Fault::WrongSigner);
     let refused = sign(&key, soon()).await.unwrap_err();

@@ -21,6 +21,10 @@ pub enum Failure {
     /// The configuration cannot be used.
     #[error("{0}")]
     Configuration(#[from] ConfigError),
+    /// What the configuration names cannot be used as it is set up, and trying again would not help: a PIN that
+    /// was refused, for one, which costs one of the tries that a token allows.
+    #[error("{0}")]
+    SetUp(Box<dyn Error + Send + Sync>),
     /// `mintmark check` has told what is wrong; nothing is left to say.
     #[error("the configuration has faults")]
     Checked,
@@ -41,7 +45,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
-            Self::Configuration(_) | Self::Checked => 3,
+            Self::Configuration(_) | Self::SetUp(_) | Self::Checked => 3,
             Self::Unreachable(_) => 4,
         })
     }

@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
+use crate::exit::Failure;
 use crate::keys;
 use crate::monitoring::{Monitoring, VERSION};
 use crate::telemetry::ProcessLog;
@@ -53,6 +54,17 @@ pub enum ServerError {
     /// The system refused a thread or a signal handler.
     #[error("the system refused what a server needs: {0}")]
     System(#[from] io::Error),
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        match error {
+            ServerError::Key(KeyError::Setup { .. } | KeyError::Credentials { .. }) => {
+                Self::SetUp(error.into())
+            }
+            other => Self::failed(other),
+        }
+    }
 }
 
 /// A server whose authorities are established and whose admin socket is bound: calls wait in the

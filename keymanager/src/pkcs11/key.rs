@@ -86,10 +86,11 @@ impl TokenKey {
         let (reply, answer) = awaited();
         let key = Arc::clone(facts);
         let pool = self.pool.inner();
-        let verified = facts.verifiers.is_due(message.purpose()).then_some(message);
+        let verify = facts.verifiers.is_due(message.purpose());
         pool.submit(Job {
             key,
-            verified,
+            message: message.clone(),
+            verify,
             input,
             urgency,
             submitted,

@@ -28,8 +28,10 @@ use crate::metrics::StoreMetrics;
 /// A signature that is wanted.
 pub(super) struct Job {
     pub(super) key: Arc<Facts>,
-    /// The message, if its signature is to be verified.
-    pub(super) verified: Option<ToBeSigned>,
+    /// Its caller keeps it too, so that its bytes are not freed on the signing thread.
+    pub(super) message: ToBeSigned,
+    /// Whether the signature is to be verified before it is released.
+    pub(super) verify: bool,
     pub(super) input: Input,
     pub(super) urgency: Urgency,
     pub(super) submitted: Instant,

@@ -120,7 +120,8 @@ impl Asked {
         let (reply, answer) = awaited();
         pool.submit(Job {
             key: Arc::clone(&key),
-            verified: None,
+            message: message.clone(),
+            verify: false,
             input,
             urgency,
             submitted: now,

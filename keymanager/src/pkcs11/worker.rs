@@ -41,8 +41,7 @@ struct Seat {
 impl Job {
     /// Whether the signature may be released.
     fn accepts(&self, signature: &Signature) -> bool {
-        let verified = self.verified.as_ref();
-        verified.is_none_or(|message| self.key.verifiers.verifies(message, signature))
+        !self.verify || self.key.verifiers.verifies(&self.message, signature)
     }
 }
 
@@ -178,6 +177,7 @@ impl Worker {
         }
         verification::alarm(&job.key.name, self.pool.token.place());
         job.wrong = true;
+        job.verify = true;
         self.put_back(job);
     }
 

@@ -1,13 +1,14 @@
 //! Whether a KMS signs: asked every few seconds by a signature that nobody else needs.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use ca_core::key::{Priority, SigningKey, ToBeSigned, Urgency};
+use ca_core::key::{Priority, SignError, SigningKey, StoreHealth, ToBeSigned, Urgency};
 use tokio::time::sleep;
 
 use super::Shared;
 use super::key::RemoteKey;
+use crate::verification;
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -16,13 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Probes the keys in use, one after the other, for as long as their store is there.
 pub(super) async fn watch(store: Weak<Shared>) {
-    let mut health = None;
     for round in 0.. {
         sleep(PERIOD).await;
         let Some(shared) = store.upgrade() else { return };
         if let Some(key) = key_in_use(&shared, round) {
             drop(shared);
-            probe(&key, &mut health).await;
+            let urgency = Urgency::within(Priority::Health, PATIENCE, Instant::now());
+            let outcome = sign_probe(&key, urgency).await;
+            key.shared.note_health(outcome.map_err(|error| error.to_string()));
         }
     }
 }
@@ -37,23 +39,37 @@ fn key_in_use(shared: &Shared, round: usize) -> Option<Arc<RemoteKey>> {
     keys.get(round % keys.len().max(1)).map(Arc::clone)
 }
 
-async fn probe(key: &Arc<RemoteKey>, health: &mut Option<bool>) {
-    let urgency = Urgency::within(Priority::Health, PATIENCE, Instant::now());
-    let answer = key.sign(message(key), urgency).await;
-    let place = &key.shared.description.place;
-    match (&answer, *health) {
-        (Ok(_), Some(false)) => tracing::info!(place, "the KMS signs again"),
-        (Err(error), None | Some(true)) => tracing::warn!(place, %error, "the KMS does not sign"),
-        _ => {}
+impl Shared {
+    fn note_health(&self, outcome: Result<(), String>) {
+        let place = &self.description.place;
+        self.oversight.metrics.healthy(outcome.is_ok());
+        let new = outcome.map_or_else(StoreHealth::Ailing, |()| StoreHealth::Good);
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *health, new.clone());
+        drop(health);
+        match (old, new) {
+            (StoreHealth::Ailing(_), StoreHealth::Good) => {
+                tracing::info!(place, "the KMS signs again")
+            }
+            (StoreHealth::Good, StoreHealth::Ailing(reason)) => {
+                tracing::warn!(place, reason, "the KMS does not sign");
+            }
+            _ => {}
+        }
     }
-    *health = Some(answer.is_ok());
-    key.shared.oversight.metrics.healthy(answer.is_ok());
 }
 
-/// A probe that was never signed before.
-pub(super) fn message(key: &RemoteKey) -> ToBeSigned {
+/// Has the key sign a message that was never signed before, and verifies it.
+pub(super) async fn sign_probe(key: &Arc<RemoteKey>, urgency: Urgency) -> Result<(), SignError> {
     let mut nonce = [0; 32];
     fastrand::fill(&mut nonce);
     let algorithms = key.algorithms();
-    ToBeSigned::probe(nonce, *algorithms.first().expect("a key can sign in one way at least"))
+    let way = *algorithms.first().expect("a key can sign in one way at least");
+    let probe = ToBeSigned::probe(nonce, way);
+    let signature = key.sign(probe.clone(), urgency).await?;
+    if key.public_key().verifies(probe.message(), &signature) {
+        return Ok(());
+    }
+    key.metrics.wrong();
+    Err(verification::wrong(&key.name))
 }

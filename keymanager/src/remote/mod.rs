@@ -23,7 +23,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ca_core::key::{
     ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, Priority, SignError,
-    SigningKey, StoreDescription, Urgency,
+    SigningKey, StoreDescription, StoreHealth, Urgency,
 };
 
 pub use pace::Pace;
@@ -47,6 +47,8 @@ struct Shared {
     trust_domain: String,
     pace: Pace,
     oversight: Oversight,
+    /// What the last probe showed.
+    health: Mutex<StoreHealth>,
     wire: Box<dyn Wire>,
     lane: Lane,
     retired: Retirements,
@@ -75,6 +77,7 @@ impl RemoteStore {
             description,
             pace,
             oversight,
+            health: Mutex::new(StoreHealth::Good),
             wire,
         });
         let health = OwnedTask::spawn(health::watch(Arc::downgrade(&shared)));
@@ -92,6 +95,10 @@ impl fmt::Debug for RemoteStore {
 impl KeyStore for RemoteStore {
     fn description(&self) -> &StoreDescription {
         &self.shared.description
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.shared.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn create(
@@ -203,8 +210,7 @@ impl Shared {
     async fn prove(&self, key: &Arc<RemoteKey>) -> Result<(), KeyError> {
         let patience = self.pace.attempt_timeout * 3 + self.pace.queue_wait;
         let urgency = Urgency::within(Priority::New, patience, Instant::now());
-        let answer = key.sign(health::message(key), urgency).await;
-        answer.map(drop).map_err(|error| match error {
+        health::sign_probe(key, urgency).await.map_err(|error| match error {
             SignError::Refused { reason, .. } | SignError::Wrong { reason, .. } => {
                 KeyError::Unsafe { name: key.name.clone(), reason }
             }

@@ -27,9 +27,9 @@ pub(super) fn run(
         let shutdown = shutdown_signal().map_err(Failure::failed)?;
         tokio::pin!(shutdown);
         let server = tokio::select! {
-            started = Server::start(&settings, clock, log_levels) => started.map_err(Failure::failed)?,
+            started = Server::start(&settings, clock, log_levels) => started?,
             () = &mut shutdown => return Ok(()),
         };
-        server.serve(shutdown).await.map_err(Failure::failed)
+        Ok(server.serve(shutdown).await?)
     })
 }
