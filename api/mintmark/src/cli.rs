@@ -262,7 +262,7 @@ pub struct KeyPlace {
     /// Which file describes it.
     #[command(flatten)]
     pub configuration: Configuration,
-    /// The store's section [keys.NAME]; that of [issuing] keys if it is not given
+    /// The store's section [keys.NAME]; by default the one that issuing.keys names
     #[arg(long, value_name = "NAME")]
     pub keys: Option<String>,
 }
