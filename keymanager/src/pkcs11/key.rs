@@ -98,7 +98,11 @@ impl TokenKey {
         })?;
         match tokio::time::timeout_at(urgency.deadline.into(), answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(pool.stopped(facts.name.to_string())),
+            // Dropped with the pool, or at the deadline, of which others may know a little earlier.
+            Ok(Err(_)) if Instant::now() < urgency.deadline => {
+                Err(pool.stopped(facts.name.to_string()))
+            }
+            Ok(Err(_)) => Err(pool.late(facts.name.to_string())),
             Err(_) => Err(pool.late(facts.name.to_string())),
         }
     }

@@ -101,14 +101,17 @@ impl Module {
         self.gate.generation()
     }
 
+    /// Whether nobody may call it just now.
+    pub(super) fn is_being_initialised(&self) -> bool {
+        self.gate.is_closed()
+    }
+
     /// Lets this thread call the library with handles of that generation.
     ///
     /// # Errors
     /// [`Class::Library`](super::fault::Class::Library) if the handles are of the past, or the library is being initialised.
     pub(super) fn enter(&self, generation: u64) -> Result<Inside<'_>, Fault> {
-        self.gate
-            .enter(generation)
-            .ok_or_else(|| Fault::library("the module has been initialised anew since"))
+        self.gate.enter(generation).ok_or_else(Fault::past)
     }
 
     /// Lets this thread call the library, for handles that it is about to get: with the present generation.

@@ -293,6 +293,7 @@ impl Inner {
             }
         }
         self.health().state = StoreHealth::Good;
+        self.metrics.healthy(true);
         self.device_errors.store(0, Ordering::Relaxed);
         self.queue.resume();
         let (generation, took) = (self.token.module().generation(), started.elapsed());
@@ -389,9 +390,14 @@ impl Watcher {
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 
+    /// The watching thread is about to look whether there is anything to watch, and to sleep if not: who
+    /// begins something after that look wakes it.
+    pub(super) fn is_about_to_sleep(&self) {
+        self.sleeps.store(true, Ordering::SeqCst);
+    }
+
     /// The watching thread goes to sleep until it is woken, or as long as that.
     pub(super) fn sleep(&self, time: Duration) {
-        self.sleeps.store(true, Ordering::SeqCst);
         thread::park_timeout(time);
         self.sleeps.store(false, Ordering::SeqCst);
     }

@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::call::{self, Input};
 use super::fault::{Class, Fault};
+use super::gate::Inside;
 use super::login::Login;
 use super::module::{self, Module};
 use super::object::{self, Failure, Pair, Template};
@@ -113,13 +114,22 @@ impl Token {
         Input::new(self.hashing, message)
     }
 
-    /// A new session, logged in, to look up keys and sign.
+    /// A new session, logged in, to look up keys and sign. Waits while the library is being initialised.
     pub(super) fn session(&self) -> Result<TokenSession, Fault> {
-        self.open_session(self.read_write)
+        self.open_session(self.read_write, self.module.enter_now()?)
     }
 
-    fn open_session(&self, read_write: bool) -> Result<TokenSession, Fault> {
-        let (generation, _inside) = self.module.enter_now()?;
+    /// As [`session`](Self::session), but fails while the library is being initialised.
+    pub(super) fn session_at_once(&self) -> Result<TokenSession, Fault> {
+        let generation = self.module.generation();
+        self.open_session(self.read_write, (generation, self.module.enter(generation)?))
+    }
+
+    fn open_session(
+        &self,
+        read_write: bool,
+        (generation, _inside): (u64, Inside<'_>),
+    ) -> Result<TokenSession, Fault> {
         let slot = self.slot(generation)?;
         let session = if read_write {
             self.module.context().open_rw_session_no_drop(slot)?
@@ -165,7 +175,7 @@ impl Token {
     /// fails the check is removed again: a key that was never given out is no loss, a bad one in its place
     /// would be.
     pub(super) fn create(&self, name: &KeyName, key_type: KeyType) -> Result<(), Failure> {
-        let session = self.open_session(true)?;
+        let session = self.open_session(true, self.module.enter_now()?)?;
         session.run(|session| {
             let made = object::generate(session, name, key_type, &self.template);
             let made = made.map_err(|failure| cannot_make(failure, key_type))?;
@@ -198,7 +208,7 @@ impl Token {
 
     /// Destroys the key pair of that name.
     pub(super) fn destroy(&self, name: &KeyName) -> Result<(), Failure> {
-        let session = self.open_session(true)?;
+        let session = self.open_session(true, self.module.enter_now()?)?;
         session.run(|session| Ok(object::destroy(session, name)?))
     }
 

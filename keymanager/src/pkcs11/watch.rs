@@ -22,6 +22,7 @@ pub(super) fn run(pool: &Arc<Inner>) {
     while !pool.queue.is_closed() {
         let now = Instant::now();
         probe.look(pool, now);
+        pool.watcher.is_about_to_sleep();
         // Locked one after another, and none while another is: a worker never waits for two.
         let slots: Vec<Arc<Slot>> = pool.slots().clone();
         let busy = slots.iter().filter(|slot| look_after(pool, slot, now)).count();

@@ -38,6 +38,15 @@ struct Seat {
     handles: Vec<(Arc<Facts>, ObjectHandle)>,
 }
 
+/// On what a job was tried.
+#[derive(Clone, Copy)]
+struct On {
+    /// The generation of the module.
+    generation: u64,
+    /// Whether the session was opened for this job, or was about to be.
+    fresh: bool,
+}
+
 /// Why there is no signature.
 enum Trouble {
     Token(Fault),
@@ -70,7 +79,7 @@ impl Worker {
     /// Signs until the pool ends, or until this thread was replaced because it hung.
     pub(super) fn run(mut self) {
         // So that the first callers do not wait for it. A failure shows, and is dealt with, when one comes.
-        self.seat = self.pool.token.session().ok().map(Seat::new);
+        self.seat = self.pool.token.session_at_once().ok().map(Seat::new);
         while let Some(job) = self.next() {
             if !self.serve(job) {
                 return self.pool.returned();
@@ -109,16 +118,20 @@ impl Worker {
         let started = Instant::now();
         job.key.metrics.waited(started - job.submitted);
         let (key, input) = (Arc::clone(&job.key), job.input.clone());
-        if self.seat.is_none() {
+        let fresh = self.seat.is_none();
+        if fresh {
             // Another session has to be opened first, which may take long.
             self.slot.state().hand_out();
         }
         self.slot.state().current = Some((job, started));
         self.pool.watcher.wake_if_asleep();
+        let present = self.pool.token.module().generation();
         let outcome = self.sign(&key, &input);
         let took = started.elapsed();
         let Some((job, _)) = self.slot.state().current.take() else { return false };
-        self.conclude(job, outcome, took);
+        // Without a session, what failed was the opening of one.
+        let generation = self.seat.as_ref().map_or(present, |seat| seat.session.generation());
+        self.conclude(job, outcome, took, On { generation, fresh });
         true
     }
 
@@ -126,7 +139,9 @@ impl Worker {
         let token = &self.pool.token;
         let seat = match &mut self.seat {
             Some(seat) => seat,
-            none => none.insert(Seat::new(token.session()?)),
+            // While the library is being initialised there is none to be had; whoever waited for it with
+            // a job in hand would seem to hang in it.
+            none => none.insert(Seat::new(token.session_at_once()?)),
         };
         let known = seat.handles.iter().find(|(known, _)| Arc::ptr_eq(known, key));
         let private = match known {
@@ -137,7 +152,8 @@ impl Worker {
         signed.map_err(Trouble::Malformed)
     }
 
-    fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration) {
+    /// Answers a job or has it tried again.
+    fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration, on: On) {
         match outcome {
             Ok(signature) if job.key.verifiers.accepts(&job.message, &signature) => {
                 job.key.metrics.signed(took);
@@ -150,7 +166,8 @@ impl Worker {
             Err(Trouble::Malformed(source)) => {
                 self.wrong(job, |name| SignError::Malformed { key: name.to_string(), source });
             }
-            Err(Trouble::Token(fault)) => self.fault(job, fault),
+            Err(Trouble::Token(fault)) if fault.is_past() => self.past(job, on.generation),
+            Err(Trouble::Token(fault)) => self.fault(job, fault, on),
             Err(Trouble::Missing(generation)) => self.missing(job, generation),
             Err(Trouble::Key(error)) => {
                 let (key, reason) = (job.key.name.to_string(), error.to_string());
@@ -172,11 +189,20 @@ impl Worker {
         self.put_back(job);
     }
 
-    fn fault(&mut self, mut job: Job, fault: Fault) {
+    /// The module was initialised anew meanwhile, or is being so: nothing has failed but the session.
+    fn past(&mut self, job: Job, generation: u64) {
+        self.seat = None;
+        self.put_back(job);
+        if self.pool.token.module().is_being_initialised() {
+            self.pool.recover(generation, "another store has the library initialised anew");
+        }
+    }
+
+    fn fault(&mut self, mut job: Job, fault: Fault, on: On) {
         self.pool.note(&fault);
-        job.tries += 1;
+        // Where the token allows no more sessions, those that there are serve the job.
+        job.tries += u8::from(fault.class != Class::Sessions);
         let refused = matches!(fault.class, Class::Refused | Class::Credentials);
-        let generation = self.generation();
         if fault.class != Class::Later && fault.class != Class::Refused {
             self.seat = None;
         }
@@ -187,23 +213,21 @@ impl Worker {
             self.put_back(job);
         }
         match fault.class {
+            // A new session would help, and this one was new.
+            Class::Session if on.fresh => self.device_failed(&fault, on.generation),
             Class::Session | Class::Refused => {}
-            Class::Device => {
-                if self.pool.device_failed() >= DEVICE_ERRORS {
-                    self.pool.recover(generation, &fault.said);
-                }
-            }
-            Class::Library => self.pool.recover(generation, &fault.said),
+            Class::Device => self.device_failed(&fault, on.generation),
+            Class::Library => self.pool.recover(on.generation, &fault.said),
             Class::Later => self.nap(Duration::from_millis(1), Duration::from_millis(50)),
             Class::Sessions => self.nap(Duration::from_millis(50), Duration::from_secs(1)),
             Class::Credentials => self.pool.fail(fault.said),
         }
     }
 
-    /// The generation in which this thread's session was opened; without one, the present.
-    fn generation(&self) -> u64 {
-        let present = || self.pool.token.module().generation();
-        self.seat.as_ref().map_or_else(present, |seat| seat.session.generation())
+    fn device_failed(&self, fault: &Fault, generation: u64) {
+        if self.pool.device_failed() >= DEVICE_ERRORS {
+            self.pool.recover(generation, &fault.said);
+        }
     }
 
     /// A key that is not there may have gone with the library's device: it is brought back, once for each

@@ -1,0 +1,22 @@
+//! A token that fails, and a store on it that does not: every fault heals or is refused with its reason,
+//! no caller waits past its deadline, and no wrong signature is released.
+//!
+//! The token is SoftHSM behind the fault-injecting proxy. Faults are the process's, so each test takes its
+//! turn with the device ([`bench::Bench`]); what only SoftHSM itself can show runs in processes of its own
+//! ([`alone`]). The tests of [`soak`] are short here and long in `make soak`.
+
+#![expect(clippy::unwrap_used, reason = "tests: the message is the line")]
+
+mod alone;
+mod bench;
+mod codes;
+mod hangs;
+mod load;
+mod log;
+mod overload;
+mod recovery;
+mod secrets;
+mod signatures;
+mod soak;
+
+pkcs11_proxy::test_process!();
