@@ -86,16 +86,7 @@ impl TokenKey {
         let (reply, answer) = oneshot::channel();
         let key = Arc::clone(facts);
         let pool = self.pool.inner();
-        pool.submit(Job {
-            key,
-            message,
-            input,
-            urgency,
-            submitted,
-            reply,
-            tries: 0,
-            wrong: false,
-        })?;
+        pool.submit(Job::new(key, message, input, urgency, submitted, reply))?;
         match tokio::time::timeout_at(urgency.deadline.into(), answer).await {
             Ok(Ok(answer)) => answer,
             // Dropped with the pool, or at the deadline, of which others may know a little earlier.

@@ -40,6 +40,36 @@ pub(super) struct Job {
     pub(super) tries: u8,
     /// A signature of it did not verify.
     pub(super) wrong: bool,
+    /// A call for it hung.
+    pub(super) hung: bool,
+}
+
+impl Job {
+    /// One that has not been tried yet.
+    pub(super) fn new(
+        key: Arc<Facts>,
+        message: ToBeSigned,
+        input: Input,
+        urgency: Urgency,
+        submitted: Instant,
+        reply: oneshot::Sender<Answer>,
+    ) -> Self {
+        let (tries, wrong, hung) = (0, false, false);
+        Self { key, message, input, urgency, submitted, reply, tries, wrong, hung }
+    }
+
+    /// Whether nobody waits for it any more. Who gave up before the deadline is counted here, since only
+    /// the job tells; who waited until then has counted that.
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        if now >= self.urgency.deadline {
+            return true;
+        }
+        let abandoned = self.reply.is_closed();
+        if abandoned {
+            self.key.metrics.abandoned();
+        }
+        abandoned
+    }
 }
 
 /// The threads of a token. They end when this is dropped.
@@ -96,7 +126,7 @@ impl Pool {
         metrics.healthy(true);
         let inner = Arc::new(Inner {
             token,
-            queue: Queue::new(bounds, is_dead),
+            queue: Queue::new(bounds, Job::is_dead),
             hanging_sessions: metrics.sessions("hanging"),
             metrics,
             stall_limit: settings.stall_limit,
@@ -139,11 +169,6 @@ impl Pool {
 
 /// How many threads may hang before the process had better start anew.
 const MOST_HANGING: usize = 4;
-
-/// Whether nobody waits for a job any more.
-fn is_dead(job: &Job) -> bool {
-    job.reply.is_closed() || Instant::now() >= job.urgency.deadline
-}
 
 /// How long the end of a pool waits for its threads. An idle one ends at once, one that is signing after
 /// its signature; one that hangs in the module is left behind.

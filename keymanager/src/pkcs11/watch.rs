@@ -52,14 +52,14 @@ fn look_after(pool: &Arc<Inner>, slot: &Arc<Slot>, now: Instant) -> bool {
 
 /// A job whose call hangs is tried once on another thread; if it hangs there too, its caller is told.
 fn try_elsewhere(pool: &Inner, mut job: Job) {
-    const HUNG: u8 = 4;
-    job.tries += HUNG;
-    if job.tries > HUNG || pool.queue.is_closed() {
+    if job.hung || pool.queue.is_closed() {
         let (key, limit) = (job.key.name.to_string(), pool.stall_limit);
         let reason = format!("calls into the PKCS#11 module hang for more than {limit:?}");
         // The caller may have gone, which harms nobody.
         let _ = job.reply.send(Err(SignError::Unavailable { key, reason }));
     } else {
+        job.hung = true;
+        job.key.metrics.retried();
         pool.queue.put_back(job.urgency.priority, job);
     }
 }
@@ -111,6 +111,5 @@ fn ask(pool: &Inner, now: Instant) -> Option<oneshot::Receiver<Answer>> {
     let input = pool.token.input(&message)?;
     let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
     let (reply, answer) = oneshot::channel();
-    let job = Job { key, message, input, urgency, submitted: now, reply, tries: 0, wrong: false };
-    pool.submit(job).ok().map(|()| answer)
+    pool.submit(Job::new(key, message, input, urgency, now, reply)).ok().map(|()| answer)
 }

@@ -99,9 +99,7 @@ impl Worker {
                 turn => turn,
             };
             match turn {
-                Turn::Job(job) if job.reply.is_closed() => job.key.metrics.abandoned(),
-                // Its caller has been answered.
-                Turn::Job(job) if Instant::now() >= job.urgency.deadline => {}
+                Turn::Job(job) if job.is_dead(Instant::now()) => {}
                 Turn::Job(job) => return Some(job),
                 Turn::None => {}
                 Turn::End => return None,

@@ -125,7 +125,7 @@ impl Tally {
         self.reasons.insert(text.chars().filter(|letter| !letter.is_ascii_digit()).collect());
     }
 
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.asked += other.asked;
         self.signed += other.signed;
         self.invalid += other.invalid;

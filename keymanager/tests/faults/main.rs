@@ -14,9 +14,21 @@ mod hangs;
 mod load;
 mod log;
 mod overload;
-mod recovery;
 mod secrets;
 mod signatures;
 mod soak;
 
+use bench::{Bench, DOMAIN};
+use ca_core::key::contract;
+use keymanager::Pkcs11Store;
+use keymanager::pkcs11::Settings;
+
 pkcs11_proxy::test_process!();
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_behind_the_proxy_keeps_the_contract() {
+    let bench = Bench::new();
+    let settings = Settings { sessions: 2, ..bench.settings() };
+    let store = Pkcs11Store::open(settings, DOMAIN).await.unwrap();
+    contract::key_store(&store, DOMAIN).await.report("SoftHSM through the proxy");
+}
