@@ -1,8 +1,8 @@
 //! A key of a token, as its users see it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -30,7 +30,7 @@ pub(super) struct Facts {
     pub(super) retired: Retired,
     pub(super) verifiers: Verifiers,
     pub(super) metrics: KeyMetrics,
-    /// The last generation of the module that was made because this key could not be found.
+    /// The last generation of the module that was made because this key could not be found, or 0.
     sought: AtomicU64,
 }
 
@@ -56,6 +56,11 @@ impl Facts {
         self.sought.store(generation, Ordering::Relaxed);
     }
 
+    /// It was found. If it goes once more, it is sought once more.
+    pub(super) fn found(&self) {
+        self.sought.store(0, Ordering::Relaxed);
+    }
+
     fn refused(&self, reason: String) -> SignError {
         SignError::Refused { key: self.name.to_string(), reason }
     }
@@ -63,8 +68,7 @@ impl Facts {
 
 impl TokenKey {
     pub(super) fn new(pool: Arc<Pool>, facts: Arc<Facts>) -> Self {
-        *pool.inner().last_key.lock().unwrap_or_else(PoisonError::into_inner) =
-            Arc::downgrade(&facts);
+        pool.inner().add_key(&facts);
         Self { pool, facts }
     }
 

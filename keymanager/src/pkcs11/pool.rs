@@ -89,8 +89,8 @@ pub(super) struct Inner {
     pub(super) probe_interval: Duration,
     /// What each thread is doing; those that hang and were replaced are no longer in it.
     pub(super) slots: Mutex<Vec<Arc<Slot>>>,
-    /// The key that was used last, for probes.
-    pub(super) last_key: Mutex<Weak<Facts>>,
+    /// The keys that are in use; the one to probe with is the last.
+    keys: Mutex<Vec<Weak<Facts>>>,
     pub(super) watcher: Watcher,
     /// Errors of the whole device in a row.
     device_errors: AtomicU32,
@@ -132,7 +132,7 @@ impl Pool {
             stall_limit: settings.stall_limit,
             probe_interval: settings.probe_interval,
             slots: Mutex::default(),
-            last_key: Mutex::new(Weak::new()),
+            keys: Mutex::default(),
             watcher: Watcher::default(),
             device_errors: AtomicU32::new(0),
             health: Mutex::new(Health { state: StoreHealth::Good, trouble: String::new() }),
@@ -251,6 +251,25 @@ impl Inner {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A key is in use from now on.
+    pub(super) fn add_key(&self, key: &Arc<Facts>) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.retain(|known| known.strong_count() > 0);
+        keys.push(Arc::downgrade(key));
+    }
+
+    /// The key to probe with, if one is in use. One whose last probe failed comes after the others: it may
+    /// be the key that is gone, and not the device.
+    pub(super) fn key_to_probe(&self, last_failed: bool) -> Option<Arc<Facts>> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.retain(|known| known.strong_count() > 0);
+        if last_failed && !keys.is_empty() {
+            keys.rotate_right(1);
+        }
+        let usable = |key: &Arc<Facts>| key.retired.check(&key.name).is_ok();
+        keys.iter().rev().filter_map(Weak::upgrade).find(usable)
+    }
+
     /// Notes a fault of the device where people look for it.
     pub(super) fn note(&self, fault: &Fault) {
         self.metrics.error(fault.class.name(), &fault.code);
@@ -325,6 +344,22 @@ impl Inner {
         tracing::info!(place, cause, generation, ?took, "the PKCS#11 library is back");
     }
 
+    /// As [`recover`](Self::recover), for a caller that waits for it no longer than that. The recovery goes
+    /// on without it.
+    pub(super) fn recover_within(self: &Arc<Self>, seen: u64, cause: &str, patience: Duration) {
+        let (pool, cause) = (Arc::clone(self), cause.to_owned());
+        let (at_it, done) = mpsc::channel::<()>();
+        let thread = thread::Builder::new().name("key recovery".to_owned());
+        let started = thread.spawn(move || {
+            pool.recover(seen, &cause);
+            drop(at_it);
+        });
+        // Without a thread there is no recovery, and the caller finds the device as it is.
+        if started.is_ok() {
+            let _ = done.recv_timeout(patience);
+        }
+    }
+
     fn ailing(&self, reason: String) {
         self.metrics.healthy(false);
         let mut health = self.health();
@@ -338,9 +373,14 @@ impl Inner {
 
     /// The end: nothing that this process can do helps.
     pub(super) fn fail(&self, reason: String) {
+        let mut health = self.health();
+        if matches!(health.state, StoreHealth::Lost(_)) {
+            return;
+        }
+        health.state = StoreHealth::Lost(reason.clone());
+        drop(health);
         tracing::error!(place = self.token.place(), reason, "keys are lost to this process");
         self.metrics.healthy(false);
-        self.health().state = StoreHealth::Lost(reason.clone());
         self.close(|key| SignError::Refused { key, reason: reason.clone() });
         self.queue.resume();
     }

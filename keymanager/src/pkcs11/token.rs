@@ -164,11 +164,13 @@ impl Token {
     /// Makes sure that a session that was opened earlier still sees the private keys: a logout by
     /// anything else in this process hides them, without an error.
     pub(super) fn log_in(&self, session: &Session) -> Result<(), Fault> {
-        let logged_in = || {
-            let state = session.get_session_info()?.session_state();
-            Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
-        };
+        let logged_in = || is_logged_in(session);
         self.login.ensure(logged_in, |pin| session.login(UserType::User, Some(pin)))
+    }
+
+    /// Whether the session sees the private keys.
+    pub(super) fn is_logged_in(&self, session: &Session) -> Result<bool, Fault> {
+        Ok(is_logged_in(session)?)
     }
 
     /// Makes a key pair and checks it as every later look-up will, on a read-write session of its own. What
@@ -272,6 +274,11 @@ impl Token {
     ) -> Result<Result<Signature, ca_core::key::SignatureError>, Fault> {
         Ok(self.module.calls().sign(session, key, input)?)
     }
+}
+
+fn is_logged_in(session: &Session) -> cryptoki::error::Result<bool> {
+    let state = session.get_session_info()?.session_state();
+    Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
 }
 
 fn unsafe_key(name: &KeyName, reason: &str) -> Failure {

@@ -1,7 +1,7 @@
 //! The thread that looks after the threads that sign: finds calls that hang, hands out answers that are
 //! stuck behind one, and has a probe signed now and then.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,11 +68,13 @@ fn try_elsewhere(pool: &Inner, mut job: Job) {
 struct Probe {
     due: Instant,
     answer: Option<oneshot::Receiver<Answer>>,
+    /// Whether the last one was not signed.
+    failed: bool,
 }
 
 impl Probe {
     fn first(interval: Duration) -> Self {
-        Self { due: Instant::now() + interval, answer: None }
+        Self { due: Instant::now() + interval, answer: None, failed: false }
     }
 
     fn is_under_way(&self) -> bool {
@@ -90,11 +92,12 @@ impl Probe {
                 Err(TryRecvError::Empty) => Err("the probe was not signed in time".to_owned()),
             };
             self.answer = None;
+            self.failed = outcome.is_err();
             self.due = now + pool.probe_interval;
             pool.probed(outcome);
         } else if now >= self.due {
             self.due = now + pool.stall_limit;
-            self.answer = ask(pool, now);
+            self.answer = ask(pool, now, self.failed);
             if self.answer.is_none() {
                 self.due = now + pool.probe_interval;
             }
@@ -102,9 +105,9 @@ impl Probe {
     }
 }
 
-/// Asks for a probe by the key that was used last, if there is one and there is room.
-fn ask(pool: &Inner, now: Instant) -> Option<oneshot::Receiver<Answer>> {
-    let key = pool.last_key.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
+/// Asks for a probe, if there is a key and there is room.
+fn ask(pool: &Inner, now: Instant, last_failed: bool) -> Option<oneshot::Receiver<Answer>> {
+    let key = pool.key_to_probe(last_failed)?;
     let mut nonce = [0; 32];
     aws_lc_rs::rand::fill(&mut nonce).ok()?;
     let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);

@@ -19,6 +19,8 @@ use crate::verification;
 
 /// How often a job may fail for reasons of the device before its caller is told.
 const MOST_TRIES: u8 = 6;
+/// What it means that a key is not there.
+const GONE: &str = "it is not in the token any more; restore it, or make a new authority";
 /// So many errors of the whole device in a row, and the library is taken to have lost it.
 const DEVICE_ERRORS: u32 = 3;
 
@@ -47,12 +49,22 @@ struct On {
     fresh: bool,
 }
 
+/// Whether a fault is one of the few that a job may meet. Sessions that were lost together do not count, nor
+/// those that the token allows no more of: there may be many of either, and the others serve the job.
+fn counts(fault: &Fault, on: On) -> bool {
+    match fault.class {
+        Class::Sessions => false,
+        Class::Session => on.fresh,
+        _ => true,
+    }
+}
+
 /// Why there is no signature.
 enum Trouble {
     Token(Fault),
     Key(KeyError),
-    /// The key is not in the token, in that generation of the module.
-    Missing(u64),
+    /// The key, or a half of it, is not in the token; what that means if it stays so.
+    Missing(String),
     Malformed(SignatureError),
 }
 
@@ -166,7 +178,7 @@ impl Worker {
             }
             Err(Trouble::Token(fault)) if fault.is_past() => self.past(job, on.generation),
             Err(Trouble::Token(fault)) => self.fault(job, fault, on),
-            Err(Trouble::Missing(generation)) => self.missing(job, generation),
+            Err(Trouble::Missing(reason)) => self.missing(job, reason, on.generation),
             Err(Trouble::Key(error)) => {
                 let (key, reason) = (job.key.name.to_string(), error.to_string());
                 self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
@@ -198,8 +210,7 @@ impl Worker {
 
     fn fault(&mut self, mut job: Job, fault: Fault, on: On) {
         self.pool.note(&fault);
-        // Where the token allows no more sessions, those that there are serve the job.
-        job.tries += u8::from(fault.class != Class::Sessions);
+        job.tries += u8::from(counts(&fault, on));
         let refused = matches!(fault.class, Class::Refused | Class::Credentials);
         if fault.class != Class::Later && fault.class != Class::Refused {
             self.seat = None;
@@ -230,11 +241,10 @@ impl Worker {
 
     /// A key that is not there may have gone with the library's device: it is brought back, once for each
     /// generation of the module. If the key is not there then, it is gone.
-    fn missing(&mut self, mut job: Job, generation: u64) {
+    fn missing(&mut self, mut job: Job, reason: String, generation: u64) {
         self.seat = None;
         if job.key.was_sought_in(generation) {
-            let reason = "it is not in the token any more; restore it, or make a new authority";
-            let (key, reason) = (job.key.name.to_string(), reason.to_owned());
+            let key = job.key.name.to_string();
             return self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
         }
         let key = Arc::clone(&job.key);
@@ -269,15 +279,30 @@ impl Seat {
         let found = self.session.run(|session| {
             // A logout by anything else in this process hides the private keys, without an error.
             token.log_in(session)?;
-            token.inspect(session, &key.name)
+            let found = token.inspect(session, &key.name);
+            if !matches!(found, Ok(Some(_))) && !token.is_logged_in(session)? {
+                let said = "something else has logged out of the token";
+                return Err(Fault::new(Class::Session, "logged out", said).into());
+            }
+            match found {
+                Ok(found) => Ok(Ok(found)),
+                // A token that is going shows one half and not the other.
+                Err(Failure::Key(error @ KeyError::Incomplete { .. })) => Ok(Err(error)),
+                Err(failure) => Err(failure),
+            }
         })?;
-        let pair = found.ok_or_else(|| Trouble::Missing(self.session.generation()))?;
+        let pair = match found {
+            Ok(Some(pair)) => pair,
+            Ok(None) => return Err(Trouble::Missing(GONE.to_owned())),
+            Err(error) => return Err(Trouble::Missing(error.to_string())),
+        };
         if pair.public_key != key.public_key {
             return Err(Trouble::Key(KeyError::Unsafe {
                 name: key.name.clone(),
                 reason: "another key has taken its name in the token".to_owned(),
             }));
         }
+        key.found();
         // Keys that nobody uses any more.
         self.handles.retain(|(known, _)| Arc::strong_count(known) > 1);
         self.handles.push((Arc::clone(key), pair.private));

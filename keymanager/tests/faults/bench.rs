@@ -98,7 +98,8 @@ impl Opened {
     /// Has every session sign, so that nothing is opened or looked up any more.
     pub(crate) async fn warm_up(&self, sessions: usize) {
         for _ in 0..8 {
-            let calls = (0..sessions * 4).map(|_| {
+            // No more than always find a place in the queue.
+            let calls = (0..(sessions * 4).min(60)).map(|_| {
                 let key = Arc::clone(&self.key);
                 tokio::spawn(async move { sign(&*key, LONG).await })
             });

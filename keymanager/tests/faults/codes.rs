@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyError, KeyStore, SignError, StoreHealth};
+use ca_core::key::{KeyError, KeyStore, KeyType, SignError, StoreHealth};
 use cryptoki::context::Pkcs11;
-use cryptoki::session::UserType;
+use cryptoki::object::Attribute;
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use keymanager::Pkcs11Store;
 use keymanager::pkcs11::Settings;
@@ -96,6 +98,20 @@ async fn a_code_about_the_session_costs_the_session_and_no_caller() {
     let calls = 2 * OF_A_SESSION.len() as u64;
     assert_eq!(bench.figures.errors_of_class("session"), calls);
     assert_eq!(bench.figures.sum("retries_total", &[]), calls);
+    assert_eq!(bench.figures.outcomes("unavailable"), 0);
+    assert_eq!(bench.device.calls(Function::Finalize), 0, "the library is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_does_not_pay_for_many_sessions_that_were_lost_together() {
+    let bench = Bench::new();
+    let opened = Opened::of(Settings { sessions: 30, ..bench.settings() }).await;
+    opened.warm_up(30).await;
+    for _ in 0..5 {
+        bench.device.remove_device(Duration::ZERO);
+        opened.signs().await;
+        opened.warm_up(30).await;
+    }
     assert_eq!(bench.figures.outcomes("unavailable"), 0);
     assert_eq!(bench.device.calls(Function::Finalize), 0, "the library is left alone");
 }
@@ -303,17 +319,8 @@ async fn a_logout_and_an_end_of_the_library_by_something_else_are_repaired() {
     let opened = bench.open().await;
     opened.warm_up(4).await;
     let context = Pkcs11::new(pkcs11_proxy::module_path().unwrap()).unwrap();
-    let slot = *context
-        .get_slots_with_initialized_token()
-        .unwrap()
-        .iter()
-        .find(|slot| {
-            context.get_token_info(**slot).unwrap().serial_number() == bench.token.serial()
-        })
-        .unwrap();
     for round in 1..=3 {
-        let session = context.open_ro_session(slot).unwrap();
-        let _ = session.login(UserType::User, Some(&AuthPin::from(pin(&bench.token).as_str())));
+        let session = operator(&bench.token);
         session.logout().unwrap();
         drop(session);
         opened.signs().await;
@@ -369,4 +376,59 @@ async fn a_token_that_is_away_at_the_start_is_told() {
     let error = Pkcs11Store::open(bench.settings(), DOMAIN).await.unwrap_err();
     assert!(matches!(error, KeyError::Unavailable { .. }), "{error}");
     bench.open().await.signs().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn managing_keys_does_not_wait_for_ever_for_a_token_that_is_away() {
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    bench.device.remove_device(Duration::MAX);
+    for _ in 0..2 {
+        let started = Instant::now();
+        let error = opened.store.list().await.unwrap_err();
+        assert!(matches!(error, KeyError::Unavailable { .. }), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    }
+    assert!(matches!(opened.health(), StoreHealth::Ailing(_)), "{:?}", opened.health());
+    bench.device.restore_device();
+    until("its return", || opened.health() == StoreHealth::Good).await;
+    assert_eq!(opened.store.list().await.unwrap(), [name("x509/1")]);
+    opened.signs().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retired_key_or_one_that_fails_alone_does_not_make_the_store_ailing_for_long() {
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    let retired = opened.store.create(&name("jwt/1"), KeyType::EcP256).await.unwrap();
+    opened.store.retire(&name("jwt/1")).await.unwrap();
+    let signed = bench.device.calls(Function::Sign);
+    until("a probe", || bench.device.calls(Function::Sign) > signed).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(opened.health(), StoreHealth::Good);
+    drop(retired);
+    let gone = opened.store.create(&name("jwt/2"), KeyType::EcP256).await.unwrap();
+    let label = Attribute::Label(name("jwt/2").as_str().as_bytes().to_vec());
+    let session = operator(&bench.token);
+    for object in session.find_objects(&[label]).unwrap() {
+        session.destroy_object(object).unwrap();
+    }
+    drop(session);
+    until("a probe by the key that is gone", || opened.health() != StoreHealth::Good).await;
+    until("one by the other", || opened.health() == StoreHealth::Good).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(opened.health(), StoreHealth::Good);
+    drop(gone);
+}
+
+/// A session of somebody else in this process, through the same library.
+fn operator(token: &softhsm::Token) -> Session {
+    let context = Pkcs11::new(pkcs11_proxy::module_path().unwrap()).unwrap();
+    let slots = context.get_slots_with_initialized_token().unwrap();
+    let ours =
+        |slot: &Slot| context.get_token_info(*slot).unwrap().serial_number() == token.serial();
+    let session = context.open_rw_session(slots.into_iter().find(ours).unwrap()).unwrap();
+    // Logged in already where a store is open.
+    let _ = session.login(UserType::User, Some(&AuthPin::from(pin(token).as_str())));
+    session
 }

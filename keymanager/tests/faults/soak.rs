@@ -89,10 +89,11 @@ async fn disturbing(bench: &Bench, load: impl Future<Output = Tally>) -> (Tally,
             let pause = Duration::from_millis(random_below(200));
             tokio::time::sleep(pause).await;
             disturbances += 1;
-            match disturbances % 4 {
+            match disturbances % 5 {
                 0 => bench.device.remove_device(Duration::ZERO),
                 1 => bench.device.set_needs_initialize(disturbances % 8 == 1),
                 2 => bench.device.remove_device(Duration::from_millis(random_below(80))),
+                3 => log_out(&context),
                 // The library is finalised under the store.
                 _ => drop(context.clone().finalize()),
             }
@@ -102,8 +103,17 @@ async fn disturbing(bench: &Bench, load: impl Future<Output = Tally>) -> (Tally,
     tokio::join!(load, disturb)
 }
 
+/// Somebody else in the process logs out of the token under the store, if it is there.
+fn log_out(context: &Pkcs11) {
+    for slot in context.get_slots_with_initialized_token().unwrap_or_default() {
+        if let Ok(session) = context.open_ro_session(slot) {
+            let _ = session.logout();
+        }
+    }
+}
+
 /// A random number.
-fn random_below(below: u64) -> u64 {
+pub(crate) fn random_below(below: u64) -> u64 {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).unwrap();
     u64::from_le_bytes(bytes) % below
