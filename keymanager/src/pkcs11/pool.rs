@@ -107,6 +107,8 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct Watcher {
     sleeps: AtomicBool,
+    /// There is nothing more to watch.
+    ended: AtomicBool,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -180,7 +182,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let stopped = "the key store is closed";
         self.inner.close(|key| SignError::Unavailable { key, reason: stopped.to_owned() });
-        self.inner.watcher.wake();
+        self.inner.watcher.end();
         if let Some(watch) = self.watch.take() {
             // A panic was printed by the thread itself.
             let _ = watch.join();
@@ -412,6 +414,9 @@ impl Inner {
         self.hanging_sessions.inc();
         self.slots().retain(|kept| !Arc::ptr_eq(kept, slot));
         tracing::error!(place = self.token.place(), hanging, "a call hangs in the PKCS#11 module");
+        if self.queue.is_closed() {
+            return;
+        }
         if hanging >= self.most_hanging && hanging > 1 || self.start_worker().is_err() {
             self.fail(format!(
                 "{hanging} calls hang in the PKCS#11 module; start the process anew"
@@ -472,6 +477,16 @@ impl Watcher {
         if self.sleeps.load(Ordering::Relaxed) && self.sleeps.swap(false, Ordering::SeqCst) {
             self.wake();
         }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Has the watching thread end.
+    fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.wake();
     }
 
     fn wake(&self) {

@@ -15,11 +15,11 @@ use super::worker::Slot;
 /// call that hangs.
 const TICK: Duration = Duration::from_millis(5);
 
-/// Runs until the pool is closed.
+/// Runs until the pool is dropped: calls may hang in a lost one too, and their callers are answered.
 pub(super) fn run(pool: &Arc<Inner>) {
     pool.watcher.is(thread::current());
     let mut probe = Probe::first(pool.probe_interval);
-    while !pool.queue.is_closed() {
+    while !pool.watcher.has_ended() {
         let now = Instant::now();
         probe.look(pool, now);
         pool.watcher.is_about_to_sleep();

@@ -215,6 +215,9 @@ impl Worker {
         if fault.class != Class::Later && fault.class != Class::Refused {
             self.seat = None;
         }
+        if fault.class == Class::Credentials {
+            self.pool.fail(fault.said.clone());
+        }
         if refused || job.tries >= MOST_TRIES {
             let error = fault.clone().sign_error(job.key.name.to_string());
             self.slot.state().answer(job, Err(error));
@@ -224,12 +227,11 @@ impl Worker {
         match fault.class {
             // A new session would help, and this one was new.
             Class::Session if on.fresh => self.device_failed(&fault, on.generation),
-            Class::Session | Class::Refused => {}
+            Class::Session | Class::Refused | Class::Credentials => {}
             Class::Device => self.device_failed(&fault, on.generation),
             Class::Library => self.pool.recover(on.generation, &fault.said),
             Class::Later => self.nap(Duration::from_millis(1), Duration::from_millis(50)),
             Class::Sessions => self.nap(Duration::from_millis(50), Duration::from_secs(1)),
-            Class::Credentials => self.pool.fail(fault.said),
         }
     }
 
