@@ -69,7 +69,8 @@ pub(super) fn load(path: &Path) -> Result<Arc<Module>, KeyError> {
     if let Err(error) = initialize(&context) {
         // Some libraries are half initialised after that, and would say so at the next try.
         let _ = context.finalize();
-        return Err(setup(format!("it does not initialise: {error}; see the vendor's log")));
+        let said = Fault::from(error).said;
+        return Err(setup(format!("it does not initialise: {said}; see the vendor's log")));
     }
     let module =
         Arc::new(Module { context, calls, gate: Gate::open_at(1), recovery: Mutex::new(()) });
@@ -150,7 +151,10 @@ impl Module {
         match self.context.clone().finalize() {
             // It was finalised under us, or has lost its own state.
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
-            Err(error) => tracing::warn!(%error, "C_Finalize failed; C_Initialize is tried"),
+            Err(error) => {
+                let said = Fault::from(error).said;
+                tracing::warn!(error = said, "C_Finalize failed; C_Initialize is tried");
+            }
         }
         match initialize(&self.context) {
             Ok(()) => {
@@ -158,7 +162,10 @@ impl Module {
                 Ok(())
             }
             // The gate stays closed: there is no library to call until the next try.
-            Err(error) => Err(Fault::library(&format!("the module does not initialise: {error}"))),
+            Err(error) => {
+                let said = Fault::from(error).said;
+                Err(Fault::library(&format!("the module does not initialise: {said}")))
+            }
         }
     }
 }

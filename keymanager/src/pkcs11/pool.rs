@@ -281,19 +281,17 @@ impl Inner {
     /// A probe was signed, or was not.
     pub(super) fn probed(&self, outcome: Result<(), String>) {
         self.metrics.healthy(outcome.is_ok());
-        let mut health = self.health();
-        match (outcome, &health.state) {
-            (_, StoreHealth::Lost(_)) => {}
-            (Ok(()), StoreHealth::Good) => {}
-            (Ok(()), StoreHealth::Ailing(_)) => {
-                health.state = StoreHealth::Good;
-                drop(health);
-                tracing::info!(place = self.token.place(), "the keys sign again");
+        let place = self.token.place();
+        match outcome {
+            Ok(()) => {
+                if let Some(StoreHealth::Ailing(_)) = self.set_state(StoreHealth::Good) {
+                    tracing::info!(place, "the keys sign again");
+                }
             }
-            (Err(reason), _) => {
-                health.state = StoreHealth::Ailing(reason.clone());
-                drop(health);
-                tracing::warn!(place = self.token.place(), reason, "a probe was not signed");
+            Err(reason) => {
+                if self.set_state(StoreHealth::Ailing(reason.clone())).is_some() {
+                    tracing::warn!(place, reason, "a probe was not signed");
+                }
             }
         }
     }
@@ -338,8 +336,9 @@ impl Inner {
                 }
             }
         }
-        self.health().state = StoreHealth::Good;
-        self.metrics.healthy(true);
+        if self.set_state(StoreHealth::Good).is_some() {
+            self.metrics.healthy(true);
+        }
         self.device_errors.store(0, Ordering::Relaxed);
         self.queue.resume();
         let (generation, took) = (self.token.module().generation(), started.elapsed());
@@ -364,23 +363,25 @@ impl Inner {
 
     fn ailing(&self, reason: String) {
         self.metrics.healthy(false);
-        let mut health = self.health();
-        let first = health.state == StoreHealth::Good;
-        health.state = StoreHealth::Ailing(reason.clone());
-        drop(health);
-        if first {
+        if self.set_state(StoreHealth::Ailing(reason.clone())) == Some(StoreHealth::Good) {
             tracing::warn!(place = self.token.place(), reason, "keys are unavailable");
         }
     }
 
-    /// The end: nothing that this process can do helps.
-    pub(super) fn fail(&self, reason: String) {
+    /// Changes the state and gives the one before, unless the store is lost: that is for good.
+    fn set_state(&self, state: StoreHealth) -> Option<StoreHealth> {
         let mut health = self.health();
         if matches!(health.state, StoreHealth::Lost(_)) {
+            return None;
+        }
+        Some(std::mem::replace(&mut health.state, state))
+    }
+
+    /// The end: nothing that this process can do helps.
+    pub(super) fn fail(&self, reason: String) {
+        if self.set_state(StoreHealth::Lost(reason.clone())).is_none() {
             return;
         }
-        health.state = StoreHealth::Lost(reason.clone());
-        drop(health);
         tracing::error!(place = self.token.place(), reason, "keys are lost to this process");
         self.metrics.healthy(false);
         self.close(|key| SignError::Refused { key, reason: reason.clone() });

@@ -11,8 +11,10 @@ use ca_core::key::Priority;
 const ALWAYS: usize = 64;
 /// One in so many is served from the lowest class that waits, so that no class waits for ever.
 const LOWEST_EVERY: u32 = 16;
-/// How often a full queue is looked through for jobs that nobody wants any more.
+/// How often a long queue that is full is looked through for jobs that nobody wants any more.
 const SWEEP: Duration = Duration::from_millis(10);
+/// A queue that is looked through at every refusal.
+const SHORT: usize = 256;
 
 /// How much may wait.
 #[derive(Debug, Clone, Copy)]
@@ -109,9 +111,10 @@ impl<T> Queue<T> {
     }
 
     /// Those that nobody waits for any more hold no places for long. A queue that is full is asked for
-    /// places all the time, and looking through it takes the time of many refusals.
+    /// places all the time, and looking through a long one takes the time of many refusals.
     fn sweep(&self, state: &mut State<T>, now: Instant) {
-        if state.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP) {
+        let recently = |swept| now.saturating_duration_since(swept) < SWEEP;
+        if state.len() > SHORT && state.swept.is_some_and(recently) {
             return;
         }
         state.swept = Some(now);
@@ -331,6 +334,20 @@ mod tests {
         }
         assert_eq!(queue.submit(Priority::Expiring, 1), Ok(()));
         assert_eq!((queue.len(), taken(&queue)), (1, Some(1)));
+    }
+
+    #[test]
+    fn a_long_queue_is_not_looked_through_at_every_refusal() {
+        static LOOKS: AtomicUsize = AtomicUsize::new(0);
+        let bounds = Bounds { wait: Duration::from_secs(60), most: 1000, servers: 2 };
+        let queue = Queue::new(bounds, |_: &u32, _| LOOKS.fetch_add(1, Ordering::Relaxed) == 0);
+        while queue.len() < 1000 {
+            queue.submit(Priority::Expiring, 7).unwrap();
+        }
+        let started = Instant::now();
+        (0..1000).for_each(|_| drop(queue.submit(Priority::Expiring, 7)));
+        let sweeps = 1 + started.elapsed().as_millis() as usize / 10 + 1;
+        assert!(LOOKS.load(Ordering::Relaxed) <= sweeps * 1000, "{LOOKS:?}, {sweeps} sweeps");
     }
 
     #[test]

@@ -14,9 +14,7 @@ use keymanager::pkcs11::Settings;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use softhsm::Token;
 
-use crate::bench::{
-    Figures, LONG, Opened, is_alone, name, pin, settings, sign, signers, tell, until,
-};
+use crate::bench::{Figures, LONG, Opened, is_alone, name, pin, settings, sign, signers, tell};
 use crate::load::{Load, Margin, SLACK, Tally};
 use crate::log;
 use crate::soak::{random_below, signatures};
@@ -217,6 +215,10 @@ async fn among_random_faults_of_soft_hsm_nothing_wrong_is_released_and_no_answer
         bare.figures.generation(),
         bare.figures.sum("retries_total", &[]),
     ));
+    tally
+        .reasons
+        .iter()
+        .for_each(|reason| tell(&format!("random faults of SoftHSM: told: {reason}")));
     tally.check(&before, &bare.figures);
     assert!(tally.overrun <= margin + SLACK, "{:?} past a deadline, {margin:?}", tally.overrun);
     opened.signs().await;
