@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -30,8 +30,8 @@ pub(super) struct Facts {
     pub(super) retired: Retired,
     pub(super) verifiers: Verifiers,
     pub(super) metrics: KeyMetrics,
-    /// The last generation of the module that was made because this key could not be found, or 0.
-    sought: AtomicU64,
+    /// The generation of the module in which it could not be found any more, or 0.
+    missing_since: AtomicU64,
 }
 
 impl Facts {
@@ -43,22 +43,20 @@ impl Facts {
         verifiers: Verifiers,
         metrics: KeyMetrics,
     ) -> Self {
-        let sought = AtomicU64::new(0);
-        Self { name, algorithms, public_key, retired, verifiers, metrics, sought }
+        let missing_since = AtomicU64::new(0);
+        Self { name, algorithms, public_key, retired, verifiers, metrics, missing_since }
     }
 
-    /// Whether that generation was made to find this key.
-    pub(super) fn was_sought_in(&self, generation: u64) -> bool {
-        self.sought.load(Ordering::Relaxed) == generation
-    }
-
-    pub(super) fn sought_in(&self, generation: u64) {
-        self.sought.store(generation, Ordering::Relaxed);
+    /// It could not be found in that generation. Says whether it is gone: it was missing in an earlier one
+    /// already, and has not been found since.
+    pub(super) fn is_gone(&self, generation: u64) -> bool {
+        let first = self.missing_since.compare_exchange(0, generation, Relaxed, Relaxed);
+        first.is_err_and(|first| first < generation)
     }
 
     /// It was found. If it goes once more, it is sought once more.
     pub(super) fn found(&self) {
-        self.sought.store(0, Ordering::Relaxed);
+        self.missing_since.store(0, Relaxed);
     }
 
     fn refused(&self, reason: String) -> SignError {

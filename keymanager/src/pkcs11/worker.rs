@@ -241,19 +241,17 @@ impl Worker {
         }
     }
 
-    /// A key that is not there may have gone with the library's device: it is brought back, once for each
-    /// generation of the module. If the key is not there then, it is gone.
+    /// A key that is not there may have gone with the library's device, which is brought back. If the key is
+    /// not there then, it is gone.
     fn missing(&mut self, mut job: Job, reason: String, generation: u64) {
         self.seat = None;
-        if job.key.was_sought_in(generation) {
+        if job.key.is_gone(generation) {
             let key = job.key.name.to_string();
             return self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
         }
-        let key = Arc::clone(&job.key);
         job.tries += 1;
         self.put_back(job);
         self.pool.recover(generation, "a key is not in the token");
-        key.sought_in(self.pool.token.module().generation());
     }
 
     fn put_back(&self, job: Job) {

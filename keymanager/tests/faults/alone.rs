@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -133,10 +133,10 @@ async fn a_token_whose_files_go_and_come_back_signs_again_each_time() {
     }
     let bare = Bare::new();
     let opened = bare.open(Duration::from_secs(20)).await;
-    for _ in 0..3 {
+    for _ in 0..6 {
         let signing = sign(&*opened.key, LONG);
         let removal =
-            async { tokio::task::block_in_place(|| bare.remove(Duration::from_millis(300))) };
+            async { tokio::task::block_in_place(|| bare.remove(Duration::from_millis(150))) };
         let (answer, ()) = tokio::join!(signing, removal);
         answer.unwrap();
         opened.signs().await;
@@ -152,23 +152,23 @@ async fn a_key_that_another_process_makes_is_seen_without_a_restart() {
     }
     let bare = Bare::new();
     let opened = bare.open(Duration::from_secs(20)).await;
-    make_key(&bare.token, "x509/2");
+    let made = make_key(&bare.token, "x509/2");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     assert_eq!(opened.store.list().await.unwrap(), [name("x509/1"), name("x509/2")]);
     opened.signs().await;
 }
 
 /// Another program makes a key.
-fn make_key(token: &Token, text: &str) {
+fn make_key(token: &Token, text: &str) -> Output {
     let label = name(text).to_string();
-    let output = Command::new("pkcs11-tool")
+    Command::new("pkcs11-tool")
         .env("SOFTHSM2_CONF", token.configuration())
         .arg("--module")
         .arg(token.module())
         .args(["--token-label", token.label(), "--login", "--pin", &pin(token)])
         .args(["--keypairgen", "--key-type", "EC:prime256v1", "--label", &label, "--id", "77"])
         .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +194,8 @@ async fn among_random_faults_of_soft_hsm_nothing_wrong_is_released_and_no_answer
                 let time = Duration::from_millis(random_below(100));
                 match disturbances % 8 {
                     1 => bare.remove(time),
-                    3 => make_key(&bare.token, &format!("jwt/{disturbances}")),
+                    // SoftHSM trips over itself now and then when two processes start together.
+                    3 => drop(make_key(&bare.token, &format!("jwt/{disturbances}"))),
                     _ => drop(bare.hold(NAME, time).wait()),
                 }
             }
