@@ -5,9 +5,14 @@
 ARGS ?= dev --once
 # The part of the benches that `make bench` runs, such as `mint`; all of them when empty.
 ONLY ?=
+# How long `make soak` is: signatures among random faults, new starts of the token's library, and the time
+# for which the token is away.
+SOAK_SIGNATURES ?= 1000000
+SOAK_RECOVERIES ?= 10000
+SOAK_AWAY_MILLISECONDS ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench
+.PHONY: help run test lint bench soak
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,3 +33,11 @@ bench: ## every speed claim beside its limit, or the part that ONLY=... names
 	@.ci/install rust token openbao
 	@. .ci/env && cargo run --release --locked -p mintmark-benches --bin mintmark-bench -- \
 		$(if $(ONLY),--only $(ONLY))
+
+soak: export SOAK_SIGNATURES := $(SOAK_SIGNATURES)
+soak: export SOAK_RECOVERIES := $(SOAK_RECOVERIES)
+soak: export SOAK_AWAY_MILLISECONDS := $(SOAK_AWAY_MILLISECONDS)
+soak: ## the long form of the fault tests: minutes of random faults, and the figures
+	@.ci/install rust token
+	@. .ci/env && cargo test --release --locked -p keymanager --test faults -- \
+		--nocapture --test-threads 1 soak:: among_random_faults a_hundred_thousand

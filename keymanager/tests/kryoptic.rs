@@ -79,7 +79,7 @@ fn other_program(token: &Token, arguments: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kryoptic_token_keeps_the_contract() {
-    contract::key_store(&open(&Token::fresh()).await, DOMAIN).await;
+    contract::key_store(&open(&Token::fresh()).await, DOMAIN).await.report("kryoptic");
 }
 
 #[tokio::test(flavor = "multi_thread")]

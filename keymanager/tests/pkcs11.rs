@@ -110,7 +110,7 @@ async fn refusal(store: &Pkcs11Store, name: &KeyName) -> KeyError {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_keeps_the_contract() {
-    contract::key_store(&open(&Token::fresh()).await, DOMAIN).await;
+    contract::key_store(&open(&Token::fresh()).await, DOMAIN).await.report("SoftHSM");
 }
 
 #[tokio::test(flavor = "multi_thread")]

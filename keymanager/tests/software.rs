@@ -13,6 +13,8 @@ use keymanager::{Oversight, SealKey, SecretSource, SoftwareStore, Verification};
 use tempfile::TempDir;
 
 const DOMAIN: &str = "software.test";
+/// What signs.
+const LIBRARY: &str = if cfg!(feature = "ring") { "ring" } else { "aws-lc-rs" };
 
 /// A directory of keys and its seal key, side by side.
 struct Sealed(TempDir);
@@ -51,13 +53,15 @@ fn mode(path: &Path) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_keeps_the_contract() {
-    contract::key_store(&SoftwareStore::in_memory(DOMAIN), DOMAIN).await;
+    let kept = contract::key_store(&SoftwareStore::in_memory(DOMAIN), DOMAIN).await;
+    kept.report(&format!("software ({LIBRARY})"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sealed_files_keep_the_contract() {
     let home = Sealed::new().await;
-    contract::key_store(&home.open(DOMAIN).await.unwrap(), DOMAIN).await;
+    let kept = contract::key_store(&home.open(DOMAIN).await.unwrap(), DOMAIN).await;
+    kept.report(&format!("sealed file ({LIBRARY})"));
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! What every key store owes: one suite, run by each implementation.
 //!
 //! A failure panics with the claim that does not hold. The suite wants a store without keys of the
-//! trust domain, and leaves all but one of its keys behind.
+//! trust domain, and leaves all but one of its keys behind. What held is counted ([`Kept`]), so that a
+//! run can list the stores that passed.
 
 #![expect(clippy::unwrap_used, reason = "a suite of tests: the message is the line")]
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,24 +23,65 @@ use super::{
 /// has to hold at least this many jobs.
 pub const CONCURRENT_SIGNATURES: usize = 64;
 
+/// Names the file to which [`Kept::report`] adds a line for each store that passed. Without it, nothing is
+/// written.
+pub const REPORT_VARIABLE: &str = "MINTMARK_CONTRACT_REPORT";
+
+/// What a store or a key has kept of the contract: all of it, or the suite would have panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// Keys that were made and put through the suite for one key.
+    pub keys: usize,
+    /// Claims that held, each of them counted for each key or algorithm that it is about.
+    pub claims: usize,
+}
+
+impl Kept {
+    /// Adds `contract: <backend>: <n> keys, <n> claims` to the file that [`REPORT_VARIABLE`] names, for
+    /// whoever runs the tests of all stores.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    pub fn report(self, backend: &str) {
+        let Some(path) = std::env::var_os(REPORT_VARIABLE) else { return };
+        let line = format!("contract: {backend}: {} keys, {} claims\n", self.keys, self.claims);
+        let file = File::options().append(true).create(true).open(path);
+        // At once, so that the lines of tests that end together stay whole.
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the report takes a line");
+    }
+
+    async fn claim(&mut self, claim: impl Future<Output = ()>) {
+        claim.await;
+        self.claims += 1;
+    }
+
+    fn add(&mut self, other: Self) {
+        self.keys += other.keys;
+        self.claims += other.claims;
+    }
+}
+
 /// Runs the whole suite against `store`, which serves `trust_domain` and holds no key of it yet.
 ///
 /// # Panics
 /// If the store breaks the contract.
-pub async fn key_store(store: &dyn KeyStore, trust_domain: &str) {
+pub async fn key_store(store: &dyn KeyStore, trust_domain: &str) -> Kept {
     assert!(store.description().longest_message >= 4096, "a certificate has to fit");
-    names_without_a_key_are_not_found(store, trust_domain).await;
+    let mut kept = Kept::default();
+    kept.claim(names_without_a_key_are_not_found(store, trust_domain)).await;
     for key_type in KeyType::ALL {
         if store.description().key_types.contains(&key_type) {
-            a_key_is_made_once_and_found_again(store, &name_of(trust_domain, key_type)).await;
+            let name = name_of(trust_domain, key_type);
+            kept.add(a_key_is_made_once_and_found_again(store, &name).await);
         } else {
-            an_unsupported_type_is_refused(store, trust_domain, key_type).await;
+            kept.claim(an_unsupported_type_is_refused(store, trust_domain, key_type)).await;
         }
     }
-    the_list_names_every_key(store, trust_domain).await;
-    another_trust_domain_is_refused(store).await;
-    a_retired_key_signs_no_more(store, trust_domain).await;
-    a_destroyed_key_is_gone(store, trust_domain).await;
+    kept.claim(the_list_names_every_key(store, trust_domain)).await;
+    kept.claim(another_trust_domain_is_refused(store)).await;
+    kept.claim(a_retired_key_signs_no_more(store, trust_domain)).await;
+    kept.claim(a_destroyed_key_is_gone(store, trust_domain)).await;
+    kept
 }
 
 /// The suite for one key: what it signs verifies, by every algorithm it names, whatever the length up to
@@ -45,13 +89,15 @@ pub async fn key_store(store: &dyn KeyStore, trust_domain: &str) {
 ///
 /// # Panics
 /// If the key breaks the contract.
-pub async fn signing_key(key: &Arc<dyn SigningKey>, longest: usize) {
+pub async fn signing_key(key: &Arc<dyn SigningKey>, longest: usize) -> Kept {
+    let mut kept = Kept { keys: 1, claims: 0 };
     for &algorithm in key.algorithms() {
-        signatures_verify_at_every_length(key, algorithm, longest).await;
-        concurrent_signatures_verify_each_over_its_message(key, algorithm).await;
+        kept.claim(signatures_verify_at_every_length(key, algorithm, longest)).await;
+        kept.claim(concurrent_signatures_verify_each_over_its_message(key, algorithm)).await;
     }
-    another_algorithm_is_refused(key).await;
-    what_is_late_already_is_not_signed(key).await;
+    kept.claim(another_algorithm_is_refused(key)).await;
+    kept.claim(what_is_late_already_is_not_signed(key)).await;
+    kept
 }
 
 fn name_of(trust_domain: &str, key_type: KeyType) -> KeyName {
@@ -65,13 +111,13 @@ async fn names_without_a_key_are_not_found(store: &dyn KeyStore, trust_domain: &
     assert!(store.list().await.unwrap().is_empty(), "the suite wants a store without keys");
 }
 
-async fn a_key_is_made_once_and_found_again(store: &dyn KeyStore, name: &KeyName) {
+async fn a_key_is_made_once_and_found_again(store: &dyn KeyStore, name: &KeyName) -> Kept {
     let key_type: KeyType = name.as_str().rsplit('/').next().unwrap().parse().unwrap();
     let made = store.create(name, key_type).await.unwrap();
     assert_eq!(made.algorithm(), key_type.signature_algorithm());
     assert_eq!(made.public_key().kind(), key_type.kind());
     assert!(made.algorithms().iter().all(|way| key_type.kind().algorithms().contains(way)));
-    signing_key(&made, store.description().longest_message).await;
+    let mut kept = signing_key(&made, store.description().longest_message).await;
 
     let found = store.find(name).await.unwrap().expect("a key that was made is found");
     assert_eq!(found.public_key(), made.public_key(), "the key found is the key made");
@@ -88,6 +134,8 @@ async fn a_key_is_made_once_and_found_again(store: &dyn KeyStore, name: &KeyName
         );
     }
     assert!(!format!("{made:?}").is_empty(), "a key can be named in a log");
+    kept.claims += 1;
+    kept
 }
 
 async fn an_unsupported_type_is_refused(

@@ -80,6 +80,9 @@ impl Class {
     }
 }
 
+/// The code of [`Fault::past`].
+const PAST: &str = "past generation";
+
 /// A failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -137,7 +140,16 @@ impl Fault {
 
     /// The library has to be initialised anew.
     pub(super) fn library(said: &str) -> Self {
-        Self::new(Class::Library, "generation", said)
+        Self::new(Class::Library, "library", said)
+    }
+
+    /// Handles of a generation of the module that has ended or is about to: nothing has failed.
+    pub(super) fn past() -> Self {
+        Self::new(Class::Library, PAST, "the module has been initialised anew since")
+    }
+
+    pub(super) fn is_past(&self) -> bool {
+        self.code == PAST
     }
 
     /// For who manages keys in `place`.

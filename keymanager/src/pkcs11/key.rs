@@ -1,8 +1,8 @@
 //! A key of a token, as its users see it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -30,8 +30,8 @@ pub(super) struct Facts {
     pub(super) retired: Retired,
     pub(super) verifiers: Verifiers,
     pub(super) metrics: KeyMetrics,
-    /// The last generation of the module that was made because this key could not be found.
-    sought: AtomicU64,
+    /// The generation of the module in which it could not be found any more, or 0.
+    missing_since: AtomicU64,
 }
 
 impl Facts {
@@ -43,17 +43,20 @@ impl Facts {
         verifiers: Verifiers,
         metrics: KeyMetrics,
     ) -> Self {
-        let sought = AtomicU64::new(0);
-        Self { name, algorithms, public_key, retired, verifiers, metrics, sought }
+        let missing_since = AtomicU64::new(0);
+        Self { name, algorithms, public_key, retired, verifiers, metrics, missing_since }
     }
 
-    /// Whether that generation was made to find this key.
-    pub(super) fn was_sought_in(&self, generation: u64) -> bool {
-        self.sought.load(Ordering::Relaxed) == generation
+    /// It could not be found in that generation. Says whether it is gone: it was missing in an earlier one
+    /// already, and has not been found since.
+    pub(super) fn is_gone(&self, generation: u64) -> bool {
+        let first = self.missing_since.compare_exchange(0, generation, Relaxed, Relaxed);
+        first.is_err_and(|first| first < generation)
     }
 
-    pub(super) fn sought_in(&self, generation: u64) {
-        self.sought.store(generation, Ordering::Relaxed);
+    /// It was found. If it goes once more, it is sought once more.
+    pub(super) fn found(&self) {
+        self.missing_since.store(0, Relaxed);
     }
 
     fn refused(&self, reason: String) -> SignError {
@@ -63,8 +66,7 @@ impl Facts {
 
 impl TokenKey {
     pub(super) fn new(pool: Arc<Pool>, facts: Arc<Facts>) -> Self {
-        *pool.inner().last_key.lock().unwrap_or_else(PoisonError::into_inner) =
-            Arc::downgrade(&facts);
+        pool.inner().add_key(&facts);
         Self { pool, facts }
     }
 
@@ -87,20 +89,15 @@ impl TokenKey {
         let key = Arc::clone(facts);
         let pool = self.pool.inner();
         let verify = facts.verifiers.is_due(message.purpose());
-        pool.submit(Job {
-            key,
-            message: message.clone(),
-            verify,
-            input,
-            urgency,
-            submitted,
-            reply,
-            tries: 0,
-            wrong: false,
-        })?;
+        let job = Job::new(key, message.clone(), verify, input, urgency, submitted, reply);
+        pool.submit(job)?;
         match tokio::time::timeout_at(urgency.deadline.into(), answer.answer()).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => Err(pool.stopped(facts.name.to_string())),
+            // Dropped with the pool, or at the deadline, of which others may know a little earlier.
+            Ok(None) if Instant::now() < urgency.deadline => {
+                Err(pool.stopped(facts.name.to_string()))
+            }
+            Ok(None) => Err(pool.late(facts.name.to_string())),
             Err(_) => Err(pool.late(facts.name.to_string())),
         }
     }

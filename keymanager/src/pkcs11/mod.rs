@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ca_core::key::{
@@ -195,6 +196,9 @@ impl KeyStore for Pkcs11Store {
     }
 }
 
+/// How long managing keys waits for a device to be brought back.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 fn not_found(name: &KeyName) -> Failure {
     Failure::Key(KeyError::NotFound(name.clone()))
 }
@@ -298,26 +302,35 @@ impl Shared {
     }
 
     /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
-    /// opens another and tries once more; if the library has lost its device, brings that back first.
+    /// opens another and tries once more; if the library has lost its device, has that brought back first,
+    /// and waits some seconds for it.
     fn on_session<T>(
         &self,
         manager: &mut Manager,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let token = self.token();
-        if let Some(session) = &manager.session {
-            let result = session.run(|session| {
-                token.log_in(session)?;
-                work(session)
-            });
-            let Err(Failure::Token(fault)) = result else { return result };
-            let generation = session.generation();
-            manager.session = None;
-            match fault.class {
-                Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
-                Class::Library => self.pool.inner().recover(generation, &fault.said),
-                Class::Session | Class::Device | Class::Later | Class::Sessions => {}
+        let present = token.module().generation();
+        let (generation, fault) = match manager.session.take().map_or_else(|| token.session(), Ok) {
+            Ok(session) => {
+                let result = session.run(|session| {
+                    token.log_in(session)?;
+                    work(session)
+                });
+                let Err(Failure::Token(fault)) = result else {
+                    manager.session = Some(session);
+                    return result;
+                };
+                (session.generation(), fault)
             }
+            Err(fault) => (present, fault),
+        };
+        match fault.class {
+            Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
+            Class::Library if !fault.is_past() => {
+                self.pool.inner().recover_within(generation, &fault.said, PATIENCE);
+            }
+            Class::Library | Class::Session | Class::Device | Class::Later | Class::Sessions => {}
         }
         manager.session.insert(token.session()?).run(work)
     }

@@ -69,7 +69,8 @@ pub(super) fn load(path: &Path) -> Result<Arc<Module>, KeyError> {
     if let Err(error) = initialize(&context) {
         // Some libraries are half initialised after that, and would say so at the next try.
         let _ = context.finalize();
-        return Err(setup(format!("it does not initialise: {error}; see the vendor's log")));
+        let said = Fault::from(error).said;
+        return Err(setup(format!("it does not initialise: {said}; see the vendor's log")));
     }
     let module =
         Arc::new(Module { context, calls, gate: Gate::open_at(1), recovery: Mutex::new(()) });
@@ -101,14 +102,17 @@ impl Module {
         self.gate.generation()
     }
 
+    /// Whether nobody may call it just now.
+    pub(super) fn is_being_initialised(&self) -> bool {
+        self.gate.is_closed()
+    }
+
     /// Lets this thread call the library with handles of that generation.
     ///
     /// # Errors
     /// [`Class::Library`] if the handles are of the past, or the library is being initialised.
     pub(super) fn enter(&self, generation: u64) -> Result<Inside<'_>, Fault> {
-        self.gate
-            .enter(generation)
-            .ok_or_else(|| Fault::library("the module has been initialised anew since"))
+        self.gate.enter(generation).ok_or_else(Fault::past)
     }
 
     /// Lets this thread call the library, for handles that it is about to get: with the present generation.
@@ -147,7 +151,10 @@ impl Module {
         match self.context.clone().finalize() {
             // It was finalised under us, or has lost its own state.
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
-            Err(error) => tracing::warn!(%error, "C_Finalize failed; C_Initialize is tried"),
+            Err(error) => {
+                let said = Fault::from(error).said;
+                tracing::warn!(error = said, "C_Finalize failed; C_Initialize is tried");
+            }
         }
         match initialize(&self.context) {
             Ok(()) => {
@@ -155,7 +162,10 @@ impl Module {
                 Ok(())
             }
             // The gate stays closed: there is no library to call until the next try.
-            Err(error) => Err(Fault::library(&format!("the module does not initialise: {error}"))),
+            Err(error) => {
+                let said = Fault::from(error).said;
+                Err(Fault::library(&format!("the module does not initialise: {said}")))
+            }
         }
     }
 }

@@ -40,6 +40,37 @@ pub(super) struct Job {
     pub(super) tries: u8,
     /// A signature of it did not verify.
     pub(super) wrong: bool,
+    /// A call for it hung.
+    pub(super) hung: bool,
+}
+
+impl Job {
+    /// One that has not been tried yet.
+    pub(super) fn new(
+        key: Arc<Facts>,
+        message: ToBeSigned,
+        verify: bool,
+        input: Input,
+        urgency: Urgency,
+        submitted: Instant,
+        reply: Reply,
+    ) -> Self {
+        let (tries, wrong, hung) = (0, false, false);
+        Self { key, message, verify, input, urgency, submitted, reply, tries, wrong, hung }
+    }
+
+    /// Whether nobody waits for it any more. Who gave up before the deadline is counted here, since only
+    /// the job tells; who waited until then has counted that.
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        if now >= self.urgency.deadline {
+            return true;
+        }
+        let abandoned = self.reply.is_closed();
+        if abandoned {
+            self.key.metrics.abandoned();
+        }
+        abandoned
+    }
 }
 
 /// The threads of a token. They end when this is dropped.
@@ -59,8 +90,8 @@ pub(super) struct Inner {
     pub(super) probe_interval: Duration,
     /// What each thread is doing; those that hang and were replaced are no longer in it.
     pub(super) slots: Mutex<Vec<Arc<Slot>>>,
-    /// The key that was used last, for probes.
-    pub(super) last_key: Mutex<Weak<Facts>>,
+    /// The keys that are in use; the one to probe with is the last.
+    keys: Mutex<Vec<Weak<Facts>>>,
     pub(super) watcher: Watcher,
     /// Errors of the whole device in a row.
     device_errors: AtomicU32,
@@ -77,6 +108,8 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct Watcher {
     sleeps: AtomicBool,
+    /// There is nothing more to watch.
+    ended: AtomicBool,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -96,13 +129,13 @@ impl Pool {
         metrics.healthy(true);
         let inner = Arc::new(Inner {
             token,
-            queue: Queue::new(bounds, is_dead),
+            queue: Queue::new(bounds, Job::is_dead),
             hanging_sessions: metrics.sessions("hanging"),
             metrics,
             stall_limit: settings.stall_limit,
             probe_interval: settings.probe_interval,
             slots: Mutex::default(),
-            last_key: Mutex::new(Weak::new()),
+            keys: Mutex::default(),
             watcher: Watcher::default(),
             device_errors: AtomicU32::new(0),
             health: Mutex::new(Health { state: StoreHealth::Good, trouble: String::new() }),
@@ -140,11 +173,6 @@ impl Pool {
 /// How many threads may hang before the process had better start anew.
 const MOST_HANGING: usize = 4;
 
-/// Whether nobody waits for a job any more.
-fn is_dead(job: &Job) -> bool {
-    job.reply.is_closed() || Instant::now() >= job.urgency.deadline
-}
-
 /// How long the end of a pool waits for its threads. An idle one ends at once, one that is signing after
 /// its signature; one that hangs in the module is left behind.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -155,7 +183,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let stopped = "the key store is closed";
         self.inner.close(|key| SignError::Unavailable { key, reason: stopped.to_owned() });
-        self.inner.watcher.wake();
+        self.inner.watcher.end();
         if let Some(watch) = self.watch.take() {
             // A panic was printed by the thread itself.
             let _ = watch.join();
@@ -228,6 +256,25 @@ impl Inner {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A key is in use from now on.
+    pub(super) fn add_key(&self, key: &Arc<Facts>) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.retain(|known| known.strong_count() > 0);
+        keys.push(Arc::downgrade(key));
+    }
+
+    /// The key to probe with, if one is in use. One whose last probe failed comes after the others: it may
+    /// be the key that is gone, and not the device.
+    pub(super) fn key_to_probe(&self, last_failed: bool) -> Option<Arc<Facts>> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.retain(|known| known.strong_count() > 0);
+        if last_failed && !keys.is_empty() {
+            keys.rotate_right(1);
+        }
+        let usable = |key: &Arc<Facts>| key.retired.check(&key.name).is_ok();
+        keys.iter().rev().filter_map(Weak::upgrade).find(usable)
+    }
+
     /// Notes a fault of the device where people look for it.
     pub(super) fn note(&self, fault: &Fault) {
         self.metrics.error(fault.class.name(), &fault.code);
@@ -237,19 +284,17 @@ impl Inner {
     /// A probe was signed, or was not.
     pub(super) fn probed(&self, outcome: Result<(), String>) {
         self.metrics.healthy(outcome.is_ok());
-        let mut health = self.health();
-        match (outcome, &health.state) {
-            (_, StoreHealth::Lost(_) | StoreHealth::Stuck(_)) => {}
-            (Ok(()), StoreHealth::Good) => {}
-            (Ok(()), StoreHealth::Ailing(_)) => {
-                health.state = StoreHealth::Good;
-                drop(health);
-                tracing::info!(place = self.token.place(), "the keys sign again");
+        let place = self.token.place();
+        match outcome {
+            Ok(()) => {
+                if let Some(StoreHealth::Ailing(_)) = self.set_state(StoreHealth::Good) {
+                    tracing::info!(place, "the keys sign again");
+                }
             }
-            (Err(reason), _) => {
-                health.state = StoreHealth::Ailing(reason.clone());
-                drop(health);
-                tracing::warn!(place = self.token.place(), reason, "a probe was not signed");
+            Err(reason) => {
+                if self.set_state(StoreHealth::Ailing(reason.clone())).is_some() {
+                    tracing::warn!(place, reason, "a probe was not signed");
+                }
             }
         }
     }
@@ -297,31 +342,55 @@ impl Inner {
                 }
             }
         }
-        self.metrics.healthy(true);
-        self.health().state = StoreHealth::Good;
+        if self.set_state(StoreHealth::Good).is_some() {
+            self.metrics.healthy(true);
+        }
         self.device_errors.store(0, Ordering::Relaxed);
         self.queue.resume();
         let (generation, took) = (self.token.module().generation(), started.elapsed());
         tracing::info!(place, cause, generation, ?took, "the PKCS#11 library is back");
     }
 
+    /// As [`recover`](Self::recover), for a caller that waits for it no longer than that. The recovery goes
+    /// on without it.
+    pub(super) fn recover_within(self: &Arc<Self>, seen: u64, cause: &str, patience: Duration) {
+        let (pool, cause) = (Arc::clone(self), cause.to_owned());
+        let (at_it, done) = mpsc::channel::<()>();
+        let thread = thread::Builder::new().name("key recovery".to_owned());
+        let started = thread.spawn(move || {
+            pool.recover(seen, &cause);
+            drop(at_it);
+        });
+        // Without a thread there is no recovery, and the caller finds the device as it is.
+        if started.is_ok() {
+            let _ = done.recv_timeout(patience);
+        }
+    }
+
     fn ailing(&self, reason: String) {
         self.metrics.healthy(false);
-        let mut health = self.health();
-        let first = health.state == StoreHealth::Good;
-        health.state = StoreHealth::Ailing(reason.clone());
-        drop(health);
-        if first {
+        if self.set_state(StoreHealth::Ailing(reason.clone())) == Some(StoreHealth::Good) {
             tracing::warn!(place = self.token.place(), reason, "keys are unavailable");
         }
+    }
+
+    /// Changes the state and gives the one before, unless that was the end: it is for good.
+    fn set_state(&self, state: StoreHealth) -> Option<StoreHealth> {
+        let mut health = self.health();
+        if matches!(health.state, StoreHealth::Lost(_) | StoreHealth::Stuck(_)) {
+            return None;
+        }
+        Some(std::mem::replace(&mut health.state, state))
     }
 
     /// The end: nothing that this process can do by itself helps.
     pub(super) fn fail(&self, end: StoreHealth) {
         let reason = end.reason().unwrap_or_default().to_owned();
+        if self.set_state(end).is_none() {
+            return;
+        }
         tracing::error!(place = self.token.place(), reason, "keys are lost to this process");
         self.metrics.healthy(false);
-        self.health().state = end;
         self.close(|key| SignError::Refused { key, reason: reason.clone() });
         self.queue.resume();
     }
@@ -353,6 +422,9 @@ impl Inner {
         self.hanging_sessions.inc();
         self.slots().retain(|kept| !Arc::ptr_eq(kept, slot));
         tracing::error!(place = self.token.place(), hanging, "a call hangs in the PKCS#11 module");
+        if self.queue.is_closed() {
+            return;
+        }
         if hanging >= self.most_hanging && hanging > 1 || self.start_worker().is_err() {
             let reason = "calls hang in the PKCS#11 module; start the process anew";
             self.fail(StoreHealth::Stuck(format!("{hanging} {reason}")));
@@ -395,9 +467,14 @@ impl Watcher {
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 
+    /// The watching thread is about to look whether there is anything to watch, and to sleep if not: who
+    /// begins something after that look wakes it.
+    pub(super) fn is_about_to_sleep(&self) {
+        self.sleeps.store(true, Ordering::SeqCst);
+    }
+
     /// The watching thread goes to sleep until it is woken, or as long as that.
     pub(super) fn sleep(&self, time: Duration) {
-        self.sleeps.store(true, Ordering::SeqCst);
         thread::park_timeout(time);
         self.sleeps.store(false, Ordering::SeqCst);
     }
@@ -407,6 +484,16 @@ impl Watcher {
         if self.sleeps.load(Ordering::Relaxed) && self.sleeps.swap(false, Ordering::SeqCst) {
             self.wake();
         }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Has the watching thread end.
+    fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.wake();
     }
 
     fn wake(&self) {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ca_core::key::Priority;
 
@@ -11,6 +11,10 @@ use ca_core::key::Priority;
 const ALWAYS: usize = 64;
 /// One in so many is served from the lowest class that waits, so that no class waits for ever.
 const LOWEST_EVERY: u32 = 16;
+/// How often a long queue that is full is looked through for jobs that nobody wants any more.
+const SWEEP: Duration = Duration::from_millis(10);
+/// A queue that is looked through at every refusal.
+const SHORT: usize = 256;
 
 /// How much may wait.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +37,8 @@ pub(super) struct Queue<T> {
     waiting: AtomicUsize,
     /// Nanoseconds that one server takes for a job, smoothed; 0 until it is known.
     pace: AtomicU64,
-    /// Whether a job has nobody left who wants it.
-    is_dead: fn(&T) -> bool,
+    /// Whether a job has nobody left who wants it, at that time.
+    is_dead: fn(&T, Instant) -> bool,
 }
 
 struct State<T> {
@@ -42,6 +46,8 @@ struct State<T> {
     /// Servers that sleep.
     idle: usize,
     served: u32,
+    /// When those that nobody wants were removed last.
+    swept: Option<Instant>,
     /// Nobody is served while the device recovers.
     paused: bool,
     closed: bool,
@@ -67,11 +73,12 @@ pub(super) enum Turn<T> {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(bounds: Bounds, is_dead: fn(&T) -> bool) -> Self {
+    pub(super) fn new(bounds: Bounds, is_dead: fn(&T, Instant) -> bool) -> Self {
         let state = State {
             classes: std::array::from_fn(|_| VecDeque::new()),
             idle: 0,
             served: 0,
+            swept: None,
             paused: false,
             closed: false,
         };
@@ -92,9 +99,7 @@ impl<T> Queue<T> {
             return Err(Full::Closed);
         }
         if state.len() >= self.limit(priority) {
-            // Those that nobody waits for any more hold no places.
-            state.classes.iter_mut().for_each(|class| class.retain(|job| !(self.is_dead)(job)));
-            self.waiting.store(state.len(), Ordering::Relaxed);
+            self.sweep(&mut state, Instant::now());
             if state.len() >= self.limit(priority) {
                 return Err(Full::Busy(self.time_for(state.len() + 1)));
             }
@@ -102,6 +107,18 @@ impl<T> Queue<T> {
         state.classes[priority as usize].push_back(job);
         self.added(state);
         Ok(())
+    }
+
+    /// Those that nobody waits for any more hold no places for long. A queue that is full is asked for
+    /// places all the time, and looking through a long one takes the time of many refusals.
+    fn sweep(&self, state: &mut State<T>, now: Instant) {
+        let recently = |swept| now.saturating_duration_since(swept) < SWEEP;
+        if state.len() > SHORT && state.swept.is_some_and(recently) {
+            return;
+        }
+        state.swept = Some(now);
+        state.classes.iter_mut().for_each(|class| class.retain(|job| !(self.is_dead)(job, now)));
+        self.waiting.store(state.len(), Ordering::Relaxed);
     }
 
     /// Puts a job back that was taken in before, ahead of its class.
@@ -214,7 +231,7 @@ impl<T> Queue<T> {
     fn limit(&self, priority: Priority) -> usize {
         let pace = u128::from(self.pace());
         let in_time = self.bounds.wait.as_nanos() * self.bounds.servers as u128 / pace;
-        let limit = usize::try_from(in_time).unwrap_or(usize::MAX);
+        let limit = usize::try_from(in_time).unwrap_or(usize::MAX).min(self.bounds.most);
         let share = match priority {
             Priority::Health | Priority::Expiring => limit,
             Priority::New => limit - limit / 10,
@@ -252,10 +269,9 @@ impl<T> State<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     fn queue(most: usize) -> Queue<u32> {
-        Queue::new(Bounds { wait: Duration::from_millis(50), most, servers: 2 }, |job| *job == 0)
+        Queue::new(Bounds { wait: Duration::from_millis(50), most, servers: 2 }, |job, _| *job == 0)
     }
 
     fn taken(queue: &Queue<u32>) -> Option<u32> {
@@ -292,7 +308,12 @@ mod tests {
         let slow = queue(10_000);
         (0..200).for_each(|_| slow.note_pace(Duration::from_millis(50)));
         assert_eq!(slow.limit(Priority::Expiring), ALWAYS);
-        assert_eq!(queue(10).limit(Priority::Expiring), 10, "never more than the most");
+        let short = queue(10);
+        assert_eq!(short.limit(Priority::Expiring), 10, "never more than the most");
+        let full = queue(1000);
+        (0..200).for_each(|_| full.note_pace(Duration::from_micros(1)));
+        let limits = Priority::ALL.map(|priority| full.limit(priority));
+        assert_eq!(limits, [1001, 1000, 900, 750, 500], "the lower class has less of the most too");
     }
 
     #[test]
@@ -323,6 +344,20 @@ mod tests {
         }
         assert_eq!(queue.submit(Priority::Expiring, 1), Ok(()));
         assert_eq!((queue.len(), taken(&queue)), (1, Some(1)));
+    }
+
+    #[test]
+    fn a_long_queue_is_not_looked_through_at_every_refusal() {
+        static LOOKS: AtomicUsize = AtomicUsize::new(0);
+        let bounds = Bounds { wait: Duration::from_secs(60), most: 1000, servers: 2 };
+        let queue = Queue::new(bounds, |_: &u32, _| LOOKS.fetch_add(1, Ordering::Relaxed) == 0);
+        while queue.len() < 1000 {
+            queue.submit(Priority::Expiring, 7).unwrap();
+        }
+        let started = Instant::now();
+        (0..1000).for_each(|_| drop(queue.submit(Priority::Expiring, 7)));
+        let sweeps = 1 + started.elapsed().as_millis() as usize / 10 + 1;
+        assert!(LOOKS.load(Ordering::Relaxed) <= sweeps * 1000, "{LOOKS:?}, {sweeps} sweeps");
     }
 
     #[test]

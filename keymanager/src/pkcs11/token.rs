@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::call::{self, Input};
 use super::fault::{Class, Fault};
+use super::gate::Inside;
 use super::login::Login;
 use super::module::{self, Module};
 use super::object::{self, Failure, Pair, Template};
@@ -114,13 +115,22 @@ impl Token {
         Input::new(self.hashing, message)
     }
 
-    /// A new session, logged in, to look up keys and sign.
+    /// A new session, logged in, to look up keys and sign. Waits while the library is being initialised.
     pub(super) fn session(&self) -> Result<TokenSession, Fault> {
-        self.open_session(self.read_write)
+        self.open_session(self.read_write, self.module.enter_now()?)
     }
 
-    fn open_session(&self, read_write: bool) -> Result<TokenSession, Fault> {
-        let (generation, _inside) = self.module.enter_now()?;
+    /// As [`session`](Self::session), but fails while the library is being initialised.
+    pub(super) fn session_at_once(&self) -> Result<TokenSession, Fault> {
+        let generation = self.module.generation();
+        self.open_session(self.read_write, (generation, self.module.enter(generation)?))
+    }
+
+    fn open_session(
+        &self,
+        read_write: bool,
+        (generation, _inside): (u64, Inside<'_>),
+    ) -> Result<TokenSession, Fault> {
         let slot = self.slot(generation)?;
         let session = if read_write {
             self.module.context().open_rw_session_no_drop(slot)?
@@ -155,18 +165,20 @@ impl Token {
     /// Makes sure that a session that was opened earlier still sees the private keys: a logout by
     /// anything else in this process hides them, without an error.
     pub(super) fn log_in(&self, session: &Session) -> Result<(), Fault> {
-        let logged_in = || {
-            let state = session.get_session_info()?.session_state();
-            Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
-        };
+        let logged_in = || is_logged_in(session);
         self.login.ensure(logged_in, |pin| session.login(UserType::User, Some(pin)))
+    }
+
+    /// Whether the session sees the private keys.
+    pub(super) fn is_logged_in(&self, session: &Session) -> Result<bool, Fault> {
+        Ok(is_logged_in(session)?)
     }
 
     /// Makes a key pair and checks it as every later look-up will, on a read-write session of its own. What
     /// fails the check is removed again: a key that was never given out is no loss, a bad one in its place
     /// would be.
     pub(super) fn create(&self, name: &KeyName, key_type: KeyType) -> Result<(), Failure> {
-        let session = self.open_session(true)?;
+        let session = self.open_session(true, self.module.enter_now()?)?;
         session.run(|session| {
             let made = object::generate(session, name, key_type, &self.template);
             let made = made.map_err(|failure| cannot_make(failure, key_type))?;
@@ -199,7 +211,7 @@ impl Token {
 
     /// Destroys the key pair of that name.
     pub(super) fn destroy(&self, name: &KeyName) -> Result<(), Failure> {
-        let session = self.open_session(true)?;
+        let session = self.open_session(true, self.module.enter_now()?)?;
         session.run(|session| Ok(object::destroy(session, name)?))
     }
 
@@ -266,6 +278,11 @@ impl Token {
     ) -> Result<Result<Signature, ca_core::key::SignatureError>, Fault> {
         Ok(self.module.calls().sign(session, key, input)?)
     }
+}
+
+fn is_logged_in(session: &Session) -> cryptoki::error::Result<bool> {
+    let state = session.get_session_info()?.session_state();
+    Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
 }
 
 fn unsafe_key(name: &KeyName, reason: &str) -> Failure {

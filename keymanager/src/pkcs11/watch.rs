@@ -1,15 +1,14 @@
 //! The thread that looks after the threads that sign: finds calls that hang, hands out answers that are
 //! stuck behind one, and has a probe signed now and then.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ca_core::key::{Priority, SignError, Signature, ToBeSigned, Urgency};
+use ca_core::key::{Priority, SignError, ToBeSigned, Urgency};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answer::{Awaited, awaited};
-use super::key::Facts;
 use super::pool::{Inner, Job};
 use super::worker::Slot;
 
@@ -17,13 +16,14 @@ use super::worker::Slot;
 /// call that hangs.
 const TICK: Duration = Duration::from_millis(5);
 
-/// Runs until the pool is closed.
+/// Runs until the pool is dropped: calls may hang in a lost one too, and their callers are answered.
 pub(super) fn run(pool: &Arc<Inner>) {
     pool.watcher.is(thread::current());
     let mut probe = Probe::first(pool.probe_interval);
-    while !pool.queue.is_closed() {
+    while !pool.watcher.has_ended() {
         let now = Instant::now();
         probe.look(pool, now);
+        pool.watcher.is_about_to_sleep();
         // Locked one after another, and none while another is: a worker never waits for two.
         let slots: Vec<Arc<Slot>> = pool.slots().clone();
         let busy = slots.iter().filter(|slot| look_after(pool, slot, now)).count();
@@ -53,13 +53,13 @@ fn look_after(pool: &Arc<Inner>, slot: &Arc<Slot>, now: Instant) -> bool {
 
 /// A job whose call hangs is tried once on another thread; if it hangs there too, its caller is told.
 fn try_elsewhere(pool: &Inner, mut job: Job) {
-    const HUNG: u8 = 4;
-    job.tries += HUNG;
-    if job.tries > HUNG || pool.queue.is_closed() {
+    if job.hung || pool.queue.is_closed() {
         let (key, limit) = (job.key.name.to_string(), pool.stall_limit);
         let reason = format!("calls into the PKCS#11 module hang for more than {limit:?}");
         job.reply.send(Err(SignError::Unavailable { key, reason }));
     } else {
+        job.hung = true;
+        job.key.metrics.retried();
         pool.queue.put_back(job.urgency.priority, job);
     }
 }
@@ -67,77 +67,53 @@ fn try_elsewhere(pool: &Inner, mut job: Job) {
 /// The probe: whether the device signs, found out before a caller does.
 struct Probe {
     due: Instant,
-    asked: Option<Asked>,
-}
-
-/// A probe under way.
-struct Asked {
-    key: Arc<Facts>,
-    message: ToBeSigned,
-    answer: Awaited,
+    answer: Option<Awaited>,
+    /// Whether the last one was not signed.
+    failed: bool,
 }
 
 impl Probe {
     fn first(interval: Duration) -> Self {
-        Self { due: Instant::now() + interval, asked: None }
+        Self { due: Instant::now() + interval, answer: None, failed: false }
     }
 
     fn is_under_way(&self) -> bool {
-        self.asked.is_some()
+        self.answer.is_some()
     }
 
     fn look(&mut self, pool: &Inner, now: Instant) {
-        if let Some(asked) = &mut self.asked {
-            let outcome = match asked.answer.look() {
-                Ok(Ok(signature)) => asked.verify(&signature),
+        if let Some(answer) = &mut self.answer {
+            let outcome = match answer.look() {
+                // It has been verified.
+                Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(TryRecvError::Closed) => Err("the probe was dropped".to_owned()),
                 Err(TryRecvError::Empty) if now < self.due => return,
                 Err(TryRecvError::Empty) => Err("the probe was not signed in time".to_owned()),
             };
-            self.asked = None;
+            self.answer = None;
+            self.failed = outcome.is_err();
             self.due = now + pool.probe_interval;
             pool.probed(outcome);
         } else if now >= self.due {
             self.due = now + pool.stall_limit;
-            self.asked = Asked::by(pool, now);
-            if self.asked.is_none() {
+            self.answer = ask(pool, now, self.failed);
+            if self.answer.is_none() {
                 self.due = now + pool.probe_interval;
             }
         }
     }
 }
 
-impl Asked {
-    /// Asks for a probe by the key that was used last, if there is one and there is room.
-    fn by(pool: &Inner, now: Instant) -> Option<Self> {
-        let key = pool.last_key.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
-        let mut nonce = [0; 32];
-        aws_lc_rs::rand::fill(&mut nonce).ok()?;
-        let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);
-        let input = pool.token.input(&message)?;
-        let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
-        let (reply, answer) = awaited();
-        pool.submit(Job {
-            key: Arc::clone(&key),
-            message: message.clone(),
-            verify: false,
-            input,
-            urgency,
-            submitted: now,
-            reply,
-            tries: 0,
-            wrong: false,
-        })
-        .ok()?;
-        Some(Self { key, message, answer })
-    }
-
-    fn verify(&self, signature: &Signature) -> Result<(), String> {
-        if self.key.public_key.verifies(self.message.message(), signature) {
-            return Ok(());
-        }
-        self.key.metrics.wrong();
-        Err("the signature of a probe does not verify".to_owned())
-    }
+/// Asks for a probe, if there is a key and there is room.
+fn ask(pool: &Inner, now: Instant, last_failed: bool) -> Option<Awaited> {
+    let key = pool.key_to_probe(last_failed)?;
+    let mut nonce = [0; 32];
+    aws_lc_rs::rand::fill(&mut nonce).ok()?;
+    let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);
+    let input = pool.token.input(&message)?;
+    let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
+    let (reply, answer) = awaited();
+    // The signing thread verifies it, whatever is set for leaves.
+    pool.submit(Job::new(key, message, true, input, urgency, now, reply)).ok().map(|()| answer)
 }

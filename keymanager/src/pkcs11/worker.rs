@@ -19,6 +19,8 @@ use crate::verification;
 
 /// How often a job may fail for reasons of the device before its caller is told.
 const MOST_TRIES: u8 = 6;
+/// What it means that a key is not there.
+const GONE: &str = "it is not in the token any more; restore it, or make a new authority";
 /// So many errors of the whole device in a row, and the library is taken to have lost it.
 const DEVICE_ERRORS: u32 = 3;
 
@@ -45,12 +47,31 @@ impl Job {
     }
 }
 
+/// On what a job was tried.
+#[derive(Clone, Copy)]
+struct On {
+    /// The generation of the module.
+    generation: u64,
+    /// Whether the session was opened for this job, or was about to be.
+    fresh: bool,
+}
+
+/// Whether a fault is one of the few that a job may meet. Sessions that were lost together do not count, nor
+/// those that the token allows no more of: there may be many of either, and the others serve the job.
+fn counts(fault: &Fault, on: On) -> bool {
+    match fault.class {
+        Class::Sessions => false,
+        Class::Session => on.fresh,
+        _ => true,
+    }
+}
+
 /// Why there is no signature.
 enum Trouble {
     Token(Fault),
     Key(KeyError),
-    /// The key is not in the token, in that generation of the module.
-    Missing(u64),
+    /// The key, or a half of it, is not in the token; what that means if it stays so.
+    Missing(String),
     Malformed(SignatureError),
 }
 
@@ -77,7 +98,7 @@ impl Worker {
     /// Signs until the pool ends, or until this thread was replaced because it hung.
     pub(super) fn run(mut self) {
         // So that the first callers do not wait for it. A failure shows, and is dealt with, when one comes.
-        self.seat = self.pool.token.session().ok().map(Seat::new);
+        self.seat = self.pool.token.session_at_once().ok().map(Seat::new);
         while let Some(job) = self.next() {
             if !self.serve(job) {
                 return self.pool.returned();
@@ -97,9 +118,7 @@ impl Worker {
                 turn => turn,
             };
             match turn {
-                Turn::Job(job) if job.reply.is_closed() => job.key.metrics.abandoned(),
-                // Its caller has been answered.
-                Turn::Job(job) if Instant::now() >= job.urgency.deadline => {}
+                Turn::Job(job) if job.is_dead(Instant::now()) => {}
                 Turn::Job(job) => return Some(job),
                 Turn::None => {}
                 Turn::End => return None,
@@ -116,16 +135,20 @@ impl Worker {
         let started = Instant::now();
         job.key.metrics.waited(started - job.submitted);
         let (key, input) = (Arc::clone(&job.key), job.input.clone());
-        if self.seat.is_none() {
+        let fresh = self.seat.is_none();
+        if fresh {
             // Another session has to be opened first, which may take long.
             self.slot.state().hand_out();
         }
         self.slot.state().current = Some((job, started));
         self.pool.watcher.wake_if_asleep();
+        let present = self.pool.token.module().generation();
         let outcome = self.sign(&key, &input);
         let took = started.elapsed();
         let Some((job, _)) = self.slot.state().current.take() else { return false };
-        self.conclude(job, outcome, took);
+        // Without a session, what failed was the opening of one.
+        let generation = self.seat.as_ref().map_or(present, |seat| seat.session.generation());
+        self.conclude(job, outcome, took, On { generation, fresh });
         true
     }
 
@@ -133,7 +156,9 @@ impl Worker {
         let token = &self.pool.token;
         let seat = match &mut self.seat {
             Some(seat) => seat,
-            none => none.insert(Seat::new(token.session()?)),
+            // While the library is being initialised there is none to be had; whoever waited for it with
+            // a job in hand would seem to hang in it.
+            none => none.insert(Seat::new(token.session_at_once()?)),
         };
         let known = seat.handles.iter().find(|(known, _)| Arc::ptr_eq(known, key));
         let private = match known {
@@ -144,7 +169,8 @@ impl Worker {
         signed.map_err(Trouble::Malformed)
     }
 
-    fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration) {
+    /// Answers a job or has it tried again.
+    fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration, on: On) {
         match outcome {
             Ok(signature) if job.accepts(&signature) => {
                 job.key.metrics.signed(took);
@@ -158,8 +184,9 @@ impl Worker {
             Err(Trouble::Malformed(source)) => {
                 self.wrong(job, |name| SignError::Malformed { key: name.to_string(), source });
             }
-            Err(Trouble::Token(fault)) => self.fault(job, fault),
-            Err(Trouble::Missing(generation)) => self.missing(job, generation),
+            Err(Trouble::Token(fault)) if fault.is_past() => self.past(job, on.generation),
+            Err(Trouble::Token(fault)) => self.fault(job, fault, on),
+            Err(Trouble::Missing(reason)) => self.missing(job, reason, on.generation),
             Err(Trouble::Key(error)) => {
                 let (key, reason) = (job.key.name.to_string(), error.to_string());
                 self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
@@ -181,13 +208,24 @@ impl Worker {
         self.put_back(job);
     }
 
-    fn fault(&mut self, mut job: Job, fault: Fault) {
+    /// The module was initialised anew meanwhile, or is being so: nothing has failed but the session.
+    fn past(&mut self, job: Job, generation: u64) {
+        self.seat = None;
+        self.put_back(job);
+        if self.pool.token.module().is_being_initialised() {
+            self.pool.recover(generation, "another store has the library initialised anew");
+        }
+    }
+
+    fn fault(&mut self, mut job: Job, fault: Fault, on: On) {
         self.pool.note(&fault);
-        job.tries += 1;
+        job.tries += u8::from(counts(&fault, on));
         let refused = matches!(fault.class, Class::Refused | Class::Credentials);
-        let generation = self.generation();
         if fault.class != Class::Later && fault.class != Class::Refused {
             self.seat = None;
+        }
+        if fault.class == Class::Credentials {
+            self.pool.fail(StoreHealth::Lost(fault.said.clone()));
         }
         if refused || job.tries >= MOST_TRIES {
             let error = fault.clone().sign_error(job.key.name.to_string());
@@ -196,39 +234,33 @@ impl Worker {
             self.put_back(job);
         }
         match fault.class {
-            Class::Session | Class::Refused => {}
-            Class::Device => {
-                if self.pool.device_failed() >= DEVICE_ERRORS {
-                    self.pool.recover(generation, &fault.said);
-                }
-            }
-            Class::Library => self.pool.recover(generation, &fault.said),
+            // A new session would help, and this one was new.
+            Class::Session if on.fresh => self.device_failed(&fault, on.generation),
+            Class::Session | Class::Refused | Class::Credentials => {}
+            Class::Device => self.device_failed(&fault, on.generation),
+            Class::Library => self.pool.recover(on.generation, &fault.said),
             Class::Later => self.nap(Duration::from_millis(1), Duration::from_millis(50)),
             Class::Sessions => self.nap(Duration::from_millis(50), Duration::from_secs(1)),
-            Class::Credentials => self.pool.fail(StoreHealth::Lost(fault.said)),
         }
     }
 
-    /// The generation in which this thread's session was opened; without one, the present.
-    fn generation(&self) -> u64 {
-        let present = || self.pool.token.module().generation();
-        self.seat.as_ref().map_or_else(present, |seat| seat.session.generation())
+    fn device_failed(&self, fault: &Fault, generation: u64) {
+        if self.pool.device_failed() >= DEVICE_ERRORS {
+            self.pool.recover(generation, &fault.said);
+        }
     }
 
-    /// A key that is not there may have gone with the library's device: it is brought back, once for each
-    /// generation of the module. If the key is not there then, it is gone.
-    fn missing(&mut self, mut job: Job, generation: u64) {
+    /// A key that is not there may have gone with the library's device, which is brought back. If the key is
+    /// not there then, it is gone.
+    fn missing(&mut self, mut job: Job, reason: String, generation: u64) {
         self.seat = None;
-        if job.key.was_sought_in(generation) {
-            let reason = "it is not in the token any more; restore it, or make a new authority";
-            let (key, reason) = (job.key.name.to_string(), reason.to_owned());
+        if job.key.is_gone(generation) {
+            let key = job.key.name.to_string();
             return self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
         }
-        let key = Arc::clone(&job.key);
         job.tries += 1;
         self.put_back(job);
         self.pool.recover(generation, "a key is not in the token");
-        key.sought_in(self.pool.token.module().generation());
     }
 
     fn put_back(&self, job: Job) {
@@ -256,15 +288,30 @@ impl Seat {
         let found = self.session.run(|session| {
             // A logout by anything else in this process hides the private keys, without an error.
             token.log_in(session)?;
-            token.inspect(session, &key.name)
+            let found = token.inspect(session, &key.name);
+            if !matches!(found, Ok(Some(_))) && !token.is_logged_in(session)? {
+                let said = "something else has logged out of the token";
+                return Err(Fault::new(Class::Session, "logged out", said).into());
+            }
+            match found {
+                Ok(found) => Ok(Ok(found)),
+                // A token that is going shows one half and not the other.
+                Err(Failure::Key(error @ KeyError::Incomplete { .. })) => Ok(Err(error)),
+                Err(failure) => Err(failure),
+            }
         })?;
-        let pair = found.ok_or_else(|| Trouble::Missing(self.session.generation()))?;
+        let pair = match found {
+            Ok(Some(pair)) => pair,
+            Ok(None) => return Err(Trouble::Missing(GONE.to_owned())),
+            Err(error) => return Err(Trouble::Missing(error.to_string())),
+        };
         if pair.public_key != key.public_key {
             return Err(Trouble::Key(KeyError::Unsafe {
                 name: key.name.clone(),
                 reason: "another key has taken its name in the token".to_owned(),
             }));
         }
+        key.found();
         // Keys that nobody uses any more.
         self.handles.retain(|(known, _)| Arc::strong_count(known) > 1);
         self.handles.push((Arc::clone(key), pair.private));
