@@ -404,11 +404,13 @@ async fn two_wrong_answers_in_a_row_are_told_and_never_released() {
 #[tokio::test]
 async fn after_a_wrong_signature_the_next_is_verified_whatever_the_settings_say() {
     let kms = started();
-    let sampled = Verification::Sampled(NonZeroU32::new(1_000_000).unwrap());
+    let sampled = Verification::Sampled(NonZeroU32::new(2).unwrap());
     let oversight = Oversight { verification: sampled, ..kms.oversight() };
     let store = aws_kms::open(kms.settings(), DOMAIN, oversight).await.unwrap();
     let key = store.create(&name("x509/1"), KeyType::EcP256).await.unwrap();
-    // The first is one of those that are looked at; the next would not be.
+    // One was signed when the key was made; after the next it is the turn of one to be looked at, and the
+    // one after that would not be.
+    sign(&key, soon()).await.unwrap();
     kms.service.inject(Operation::Sign, Fault::CorruptedSignature);
     kms.service.inject(Operation::Sign, Fault::WrongSigner);
     let refused = sign(&key, soon()).await.unwrap_err();

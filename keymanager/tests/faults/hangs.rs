@@ -94,7 +94,7 @@ async fn a_device_on_which_every_call_hangs_is_lost_and_its_callers_are_told() {
     tally.check(&before, &bench.figures);
     assert_eq!(tally.signed, 0);
     assert!(tally.refused > 0, "{tally:?}");
-    let StoreHealth::Lost(reason) = opened.health() else { panic!("{:?}", opened.health()) };
+    let StoreHealth::Stuck(reason) = opened.health() else { panic!("{:?}", opened.health()) };
     assert!(
         reason.contains("calls hang in the PKCS#11 module; start the process anew"),
         "{reason}"
