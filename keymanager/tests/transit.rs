@@ -115,7 +115,7 @@ async fn heals(key: &Arc<dyn SigningKey>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transit_engine_keeps_the_contract() {
-    contract::key_store(&Bao::start().open().await, DOMAIN).await;
+    contract::key_store(&Bao::start().open().await, DOMAIN).await.report("OpenBao transit");
 }
 
 #[tokio::test]
