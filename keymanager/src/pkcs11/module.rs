@@ -110,7 +110,7 @@ impl Module {
     /// Lets this thread call the library with handles of that generation.
     ///
     /// # Errors
-    /// [`Class::Library`](super::fault::Class::Library) if the handles are of the past, or the library is being initialised.
+    /// [`Class::Library`] if the handles are of the past, or the library is being initialised.
     pub(super) fn enter(&self, generation: u64) -> Result<Inside<'_>, Fault> {
         self.gate.enter(generation).ok_or_else(Fault::past)
     }
@@ -119,7 +119,7 @@ impl Module {
     /// Waits while the library is being initialised, for some seconds.
     ///
     /// # Errors
-    /// [`Class::Library`](super::fault::Class::Library) if that takes longer.
+    /// [`Class::Library`] if that takes longer.
     pub(super) fn enter_now(&self) -> Result<(u64, Inside<'_>), Fault> {
         let end = Instant::now() + LONGEST_INITIALISATION;
         loop {
@@ -136,7 +136,7 @@ impl Module {
     /// calls under way, at most `patience`; a thread that hangs in the library forbids it.
     ///
     /// # Errors
-    /// [`Class::Library`](super::fault::Class::Library) if it does not come back; it may be tried again.
+    /// [`Class::Library`] if it does not come back; it may be tried again.
     pub(super) fn recover(&self, seen: u64, patience: Duration) -> Result<(), Fault> {
         let _turn = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = self.generation();
