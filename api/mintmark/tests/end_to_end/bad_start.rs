@@ -24,7 +24,7 @@ fn a_wrong_pin_is_tried_once_and_told_without_being_shown() {
 
     let texts =
         ["token \"mintmark\"", "refused the PIN", "; it is not tried again", "correct the PIN"];
-    site.refused_start().failed_saying(1, &texts);
+    site.refused_start().failed_saying(3, &texts);
     let calls = fs::read_to_string(calls).unwrap();
     assert_eq!(calls.matches(": C_Login\n").count(), 1, "{calls}");
     assert!(site.token().remembers_a_wrong_pin());
@@ -90,7 +90,7 @@ fn a_token_that_is_missing_is_named_with_those_that_are_there() {
     let mut site = Site::with_token();
     site.set("token = \"mintmark\"", "token = \"elsewhere\"");
     let texts = ["\"elsewhere\"", "no such token", "It has \"mintmark\"", "--init-token"];
-    site.refused_start().failed_saying(1, &texts);
+    site.refused_start().failed_saying(3, &texts);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_module_that_is_missing_says_what_to_install() {
     let module = site.token().module.clone();
     site.set(&module, "/nowhere/libsofthsm2.so");
     let texts = ["/nowhere/libsofthsm2.so", "No such file", "apt-get install softhsm2"];
-    site.refused_start().failed_saying(1, &texts);
+    site.refused_start().failed_saying(3, &texts);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_pin_file_that_others_can_read_is_refused_with_the_command_that_helps() {
     let pin = site.path("token/pin");
     fs::set_permissions(&pin, Permissions::from_mode(0o644)).unwrap();
     let texts = ["mode 0644", &format!("chmod 600 {}", pin.display())];
-    site.refused_start().failed_saying(1, &texts);
+    site.refused_start().failed_saying(3, &texts);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn another_seal_key_or_trust_domain_does_not_open_what_is_there() {
 fn a_seal_key_that_is_missing_is_told_before_anything_is_bound() {
     let site = Site::with_sealed_keys();
     fs::remove_file(site.path("seal.key")).unwrap();
-    site.refused_start().failed_saying(1, &["seal.key", "mode 0600"]);
+    site.refused_start().failed_saying(3, &["seal.key", "mode 0600"]);
     assert!(!site.path("admin.sock").exists());
 }
 
