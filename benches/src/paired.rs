@@ -71,7 +71,7 @@ pub(crate) fn wall_rate(
     mut measured: impl FnMut(Duration) -> u64,
     mut raw: impl FnMut(Duration) -> u64,
 ) -> Row {
-    let slice = SLICE * 4;
+    let slice = SLICE * 8;
     let rate = |operations: u64, since: Instant| operations as f64 / since.elapsed().as_secs_f64();
     measured(slice);
     raw(slice);

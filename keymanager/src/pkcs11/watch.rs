@@ -14,7 +14,7 @@ use super::worker::Slot;
 
 /// How often it looks while anything is being signed. A finished answer waits no longer than this behind a
 /// call that hangs.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(10);
 
 /// Runs until the pool is dropped: calls may hang in a lost one too, and their callers are answered.
 pub(super) fn run(pool: &Arc<Inner>) {
