@@ -45,7 +45,11 @@ impl Login {
         match log_in(&self.pin) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(error) => {
-                let fault = Fault::from(error);
+                let mut fault = Fault::from(error);
+                // Whatever the token has against this login, it would have against the next, and may count it.
+                if fault.class == Class::Refused {
+                    fault.class = Class::Credentials;
+                }
                 if fault.class == Class::Credentials {
                     *refused = Some(fault.clone());
                 }

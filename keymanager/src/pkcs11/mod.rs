@@ -27,7 +27,8 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -132,6 +133,24 @@ impl Pkcs11Store {
             work(&shared, &mut manager).map_err(|failure| failure.key_error(shared.token().place()))
         })
         .await
+    }
+}
+
+impl Drop for Shared {
+    /// Closing a session calls the module, which may hang: it is given as long as the threads are.
+    fn drop(&mut self) {
+        let manager = self.manager.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(session) = manager.session.take() else { return };
+        let (closed, wait) = mpsc::channel::<()>();
+        let closing = thread::Builder::new().name("key store end".to_owned());
+        let started = closing.spawn(move || {
+            drop(session);
+            drop(closed);
+        });
+        if started.is_ok() {
+            // Disconnected when it is closed; left behind if that takes longer.
+            let _ = wait.recv_timeout(pool::PATIENCE);
+        }
     }
 }
 

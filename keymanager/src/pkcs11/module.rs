@@ -69,8 +69,11 @@ pub(super) fn load(path: &Path) -> Result<Arc<Module>, KeyError> {
     if let Err(error) = initialize(&context) {
         // Some libraries are half initialised after that, and would say so at the next try.
         let _ = context.finalize();
-        let said = Fault::from(error).said;
-        return Err(setup(format!("it does not initialise: {said}; see the vendor's log")));
+        let fault = Fault::from(error);
+        let reason = format!("it does not initialise: {}; see the vendor's log", fault.said);
+        // A device that is away now may be there at the next start.
+        let place = format!("PKCS#11 module {}", path.display());
+        return Err(Fault { said: reason, ..fault }.key_error(&place));
     }
     let module =
         Arc::new(Module { context, calls, gate: Gate::open_at(1), recovery: Mutex::new(()) });

@@ -175,7 +175,7 @@ const MOST_HANGING: usize = 4;
 
 /// How long the end of a pool waits for its threads. An idle one ends at once, one that is signing after
 /// its signature; one that hangs in the module is left behind.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Drop for Pool {
     /// Sees the threads out: a process that ends while one of them is inside the module crashes there.
@@ -207,6 +207,15 @@ impl Inner {
             Full::Busy(retry_after) => SignError::Busy { key: key.name.to_string(), retry_after },
             Full::Closed => self.stopped(key.name.to_string()),
         })
+    }
+
+    /// Puts a job back that was taken before; answers it if the pool has ended meanwhile.
+    pub(super) fn put_back(&self, job: Job) {
+        job.key.metrics.retried();
+        if let Err(job) = self.queue.put_back(job.urgency.priority, job) {
+            let stopped = self.stopped(job.key.name.to_string());
+            job.reply.send(Err(stopped));
+        }
     }
 
     /// The answer to who asks a pool that has ended.
@@ -416,10 +425,15 @@ impl Inner {
         }
     }
 
-    /// A thread hangs in the module: another takes its place, up to a few.
-    pub(super) fn replace(self: &Arc<Self>, slot: &Arc<Slot>) {
-        let hanging = self.hanging.fetch_add(1, Ordering::SeqCst) + 1;
+    /// A thread hangs in the module. Told while its slot is held, so that it cannot come back before.
+    pub(super) fn hangs(&self) {
+        self.hanging.fetch_add(1, Ordering::SeqCst);
         self.hanging_sessions.inc();
+    }
+
+    /// Another takes the place of a thread that hangs, up to a few.
+    pub(super) fn replace(self: &Arc<Self>, slot: &Arc<Slot>) {
+        let hanging = self.hanging.load(Ordering::SeqCst);
         self.slots().retain(|kept| !Arc::ptr_eq(kept, slot));
         tracing::error!(place = self.token.place(), hanging, "a call hangs in the PKCS#11 module");
         if self.queue.is_closed() {

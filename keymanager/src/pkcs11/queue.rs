@@ -9,8 +9,9 @@ use ca_core::key::Priority;
 
 /// So many may always wait, however slow the device is.
 const ALWAYS: usize = 64;
-/// One in so many is served from the lowest class that waits, so that no class waits for ever.
-const LOWEST_EVERY: u32 = 16;
+/// One in so many is served from another class than the highest that waits, each in its turn, so that none
+/// waits for ever.
+const OTHERS_EVERY: u32 = 16;
 /// How often a long queue that is full is looked through for jobs that nobody wants any more.
 const SWEEP: Duration = Duration::from_millis(10);
 /// A queue that is looked through at every refusal.
@@ -122,10 +123,17 @@ impl<T> Queue<T> {
     }
 
     /// Puts a job back that was taken in before, ahead of its class.
-    pub(super) fn put_back(&self, priority: Priority, job: T) {
+    ///
+    /// # Errors
+    /// The job, if the queue was closed meanwhile.
+    pub(super) fn put_back(&self, priority: Priority, job: T) -> Result<(), T> {
         let mut state = self.lock();
+        if state.closed {
+            return Err(job);
+        }
         state.classes[priority as usize].push_front(job);
         self.added(state);
+        Ok(())
     }
 
     fn added(&self, state: MutexGuard<'_, State<T>>) {
@@ -256,13 +264,12 @@ impl<T> State<T> {
 
     fn take(&mut self) -> Option<T> {
         self.served = self.served.wrapping_add(1);
-        let mut waiting = self.classes.iter_mut().filter(|class| !class.is_empty());
-        let class = if self.served.is_multiple_of(LOWEST_EVERY) {
-            waiting.next_back()
-        } else {
-            waiting.next()
-        };
-        class.and_then(VecDeque::pop_front)
+        let (turn, of_others) =
+            (self.served / OTHERS_EVERY, self.served.is_multiple_of(OTHERS_EVERY));
+        let waiting = self.classes.iter().filter(|class| !class.is_empty()).count();
+        let which = if of_others { turn as usize % waiting.max(1) } else { 0 };
+        let mut classes = self.classes.iter_mut().filter(|class| !class.is_empty());
+        classes.nth(which).and_then(VecDeque::pop_front)
     }
 }
 
@@ -293,11 +300,15 @@ mod tests {
             queue.submit(priority, job).unwrap();
         }
         assert_eq!([taken(&queue), taken(&queue), taken(&queue)], [Some(1), Some(2), Some(3)]);
-        for job in 10..40 {
+        queue.submit(Priority::New, 3).unwrap();
+        for job in 10..100 {
             queue.submit(Priority::Expiring, job).unwrap();
         }
-        let first = (0..LOWEST_EVERY).filter_map(|_| taken(&queue)).position(|job| job == 5);
-        assert!(first.is_some(), "bulk work is served among thirty that are urgent");
+        let served: Vec<u32> = (0..3 * OTHERS_EVERY).filter_map(|_| taken(&queue)).collect();
+        assert!(
+            served.contains(&5) && served.contains(&3),
+            "among many that are urgent: {served:?}"
+        );
     }
 
     #[test]
@@ -366,7 +377,7 @@ mod tests {
         assert!(queue.pause() && !queue.pause());
         queue.submit(Priority::New, 1).unwrap();
         assert_eq!(taken(&queue), None);
-        queue.put_back(Priority::New, 9);
+        queue.put_back(Priority::New, 9).unwrap();
         queue.resume();
         assert_eq!([taken(&queue), taken(&queue)], [Some(9), Some(1)]);
     }
@@ -377,6 +388,7 @@ mod tests {
         queue.submit(Priority::New, 1).unwrap();
         assert_eq!(queue.close(), [1]);
         assert_eq!(queue.submit(Priority::New, 2), Err(Full::Closed));
+        assert_eq!(queue.put_back(Priority::New, 3), Err(3), "nothing stays in it");
         assert!(matches!(queue.wait(), Turn::End));
     }
 }

@@ -42,7 +42,11 @@ fn look_after(pool: &Arc<Inner>, slot: &Arc<Slot>, now: Instant) -> bool {
     let since = |started: Instant| now.saturating_duration_since(started);
     let hangs =
         state.current.as_ref().is_some_and(|(_, started)| since(*started) > pool.stall_limit);
-    let (busy, taken) = (state.is_busy(), if hangs { state.current.take() } else { None });
+    let busy = state.is_busy();
+    let taken = if hangs { state.current.take() } else { None };
+    if taken.is_some() {
+        pool.hangs();
+    }
     drop(state);
     if let Some((job, _)) = taken {
         pool.replace(slot);
@@ -59,8 +63,7 @@ fn try_elsewhere(pool: &Inner, mut job: Job) {
         job.reply.send(Err(SignError::Unavailable { key, reason }));
     } else {
         job.hung = true;
-        job.key.metrics.retried();
-        pool.queue.put_back(job.urgency.priority, job);
+        pool.put_back(job);
     }
 }
 

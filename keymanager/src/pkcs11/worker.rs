@@ -1,6 +1,6 @@
 //! One thread that signs.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,14 +37,13 @@ pub(super) struct Worker {
 /// A logged-in session and the handles of keys in it.
 struct Seat {
     session: TokenSession,
-    handles: Vec<(Arc<Facts>, ObjectHandle)>,
+    handles: Vec<(Weak<Facts>, ObjectHandle)>,
 }
 
-impl Job {
-    /// Whether the signature may be released.
-    fn accepts(&self, signature: &Signature) -> bool {
-        !self.verify || self.key.verifiers.verifies(&self.message, signature)
-    }
+/// A signature, and whether its key's handle had to be looked up first.
+struct Signed {
+    signature: Signature,
+    looked_up: bool,
 }
 
 /// On what a job was tried.
@@ -73,6 +72,19 @@ enum Trouble {
     /// The key, or a half of it, is not in the token; what that means if it stays so.
     Missing(String),
     Malformed(SignatureError),
+    /// The signature does not verify.
+    Wrong,
+}
+
+impl Trouble {
+    /// Whether the session is not to be used again.
+    fn costs_the_session(&self) -> bool {
+        match self {
+            Self::Token(fault) => !matches!(fault.class, Class::Later | Class::Refused),
+            Self::Malformed(_) | Self::Wrong => true,
+            Self::Key(_) | Self::Missing(_) => false,
+        }
+    }
 }
 
 impl From<Fault> for Trouble {
@@ -135,6 +147,7 @@ impl Worker {
         let started = Instant::now();
         job.key.metrics.waited(started - job.submitted);
         let (key, input) = (Arc::clone(&job.key), job.input.clone());
+        let (message, verify) = (job.message.clone(), job.verify);
         let fresh = self.seat.is_none();
         if fresh {
             // Another session has to be opened first, which may take long.
@@ -143,16 +156,26 @@ impl Worker {
         self.slot.state().current = Some((job, started));
         self.pool.watcher.wake_if_asleep();
         let present = self.pool.token.module().generation();
-        let outcome = self.sign(&key, &input);
+        let signed = self.sign(&key, &input);
         let took = started.elapsed();
-        let Some((job, _)) = self.slot.state().current.take() else { return false };
+        let outcome = signed.and_then(|Signed { signature, looked_up }| {
+            // What a handle that was just looked up signs first is verified whatever is set.
+            let due = verify || looked_up;
+            let right = !due || key.verifiers.verifies(&message, &signature);
+            if right { Ok(signature) } else { Err(Trouble::Wrong) }
+        });
         // Without a session, what failed was the opening of one.
         let generation = self.seat.as_ref().map_or(present, |seat| seat.session.generation());
+        // Closing one is a call into the module like any other, and watched like any other.
+        if outcome.as_ref().is_err_and(Trouble::costs_the_session) {
+            self.seat = None;
+        }
+        let Some((job, _)) = self.slot.state().current.take() else { return false };
         self.conclude(job, outcome, took, On { generation, fresh });
         true
     }
 
-    fn sign(&mut self, key: &Arc<Facts>, input: &Input) -> Result<Signature, Trouble> {
+    fn sign(&mut self, key: &Arc<Facts>, input: &Input) -> Result<Signed, Trouble> {
         let token = &self.pool.token;
         let seat = match &mut self.seat {
             Some(seat) => seat,
@@ -160,19 +183,19 @@ impl Worker {
             // a job in hand would seem to hang in it.
             none => none.insert(Seat::new(token.session_at_once()?)),
         };
-        let known = seat.handles.iter().find(|(known, _)| Arc::ptr_eq(known, key));
-        let private = match known {
-            Some(&(_, private)) => private,
-            None => seat.look_up(&self.pool, key)?,
+        let (private, looked_up) = match seat.handle(key) {
+            Some(private) => (private, false),
+            None => (seat.look_up(&self.pool, key)?, true),
         };
         let signed = seat.session.run(|session| token.sign_on(session, private, input))?;
-        signed.map_err(Trouble::Malformed)
+        let signature = signed.map_err(Trouble::Malformed)?;
+        Ok(Signed { signature, looked_up })
     }
 
     /// Answers a job or has it tried again.
     fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration, on: On) {
         match outcome {
-            Ok(signature) if job.accepts(&signature) => {
+            Ok(signature) => {
                 job.key.metrics.signed(took);
                 self.naps = 0;
                 self.pool.device_works();
@@ -180,7 +203,7 @@ impl Worker {
                 let waiting = self.pool.queue.len();
                 self.slot.state().add(job, Ok(signature), waiting, took);
             }
-            Ok(_) => self.wrong(job, verification::wrong),
+            Err(Trouble::Wrong) => self.wrong(job, verification::wrong),
             Err(Trouble::Malformed(source)) => {
                 self.wrong(job, |name| SignError::Malformed { key: name.to_string(), source });
             }
@@ -197,7 +220,6 @@ impl Worker {
     /// A wrong signature is never released. The session that gave it is, and the job tried once more.
     fn wrong(&mut self, mut job: Job, error: impl FnOnce(&ca_core::key::KeyName) -> SignError) {
         job.key.metrics.wrong();
-        self.seat = None;
         if job.wrong {
             let error = error(&job.key.name);
             return self.slot.state().answer(job, Err(error));
@@ -205,13 +227,12 @@ impl Worker {
         verification::alarm(&job.key.name, self.pool.token.place());
         job.wrong = true;
         job.verify = true;
-        self.put_back(job);
+        self.pool.put_back(job);
     }
 
     /// The module was initialised anew meanwhile, or is being so: nothing has failed but the session.
     fn past(&mut self, job: Job, generation: u64) {
-        self.seat = None;
-        self.put_back(job);
+        self.pool.put_back(job);
         if self.pool.token.module().is_being_initialised() {
             self.pool.recover(generation, "another store has the library initialised anew");
         }
@@ -221,8 +242,9 @@ impl Worker {
         self.pool.note(&fault);
         job.tries += u8::from(counts(&fault, on));
         let refused = matches!(fault.class, Class::Refused | Class::Credentials);
-        if fault.class != Class::Later && fault.class != Class::Refused {
-            self.seat = None;
+        if fault.class == Class::Later {
+            // Before others take it up: the device wants less, not the same from another thread.
+            self.nap(Duration::from_millis(1), Duration::from_millis(50));
         }
         if fault.class == Class::Credentials {
             self.pool.fail(StoreHealth::Lost(fault.said.clone()));
@@ -231,15 +253,14 @@ impl Worker {
             let error = fault.clone().sign_error(job.key.name.to_string());
             self.slot.state().answer(job, Err(error));
         } else {
-            self.put_back(job);
+            self.pool.put_back(job);
         }
         match fault.class {
             // A new session would help, and this one was new.
             Class::Session if on.fresh => self.device_failed(&fault, on.generation),
-            Class::Session | Class::Refused | Class::Credentials => {}
+            Class::Session | Class::Refused | Class::Credentials | Class::Later => {}
             Class::Device => self.device_failed(&fault, on.generation),
             Class::Library => self.pool.recover(on.generation, &fault.said),
-            Class::Later => self.nap(Duration::from_millis(1), Duration::from_millis(50)),
             Class::Sessions => self.nap(Duration::from_millis(50), Duration::from_secs(1)),
         }
     }
@@ -253,19 +274,13 @@ impl Worker {
     /// A key that is not there may have gone with the library's device, which is brought back. If the key is
     /// not there then, it is gone.
     fn missing(&mut self, mut job: Job, reason: String, generation: u64) {
-        self.seat = None;
         if job.key.is_gone(generation) {
             let key = job.key.name.to_string();
             return self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
         }
         job.tries += 1;
-        self.put_back(job);
+        self.pool.put_back(job);
         self.pool.recover(generation, "a key is not in the token");
-    }
-
-    fn put_back(&self, job: Job) {
-        job.key.metrics.retried();
-        self.pool.queue.put_back(job.urgency.priority, job);
     }
 
     /// Leaves the device alone for a while, longer each time; other threads may go on.
@@ -280,6 +295,11 @@ impl Worker {
 impl Seat {
     fn new(session: TokenSession) -> Self {
         Self { session, handles: Vec::new() }
+    }
+
+    fn handle(&self, key: &Arc<Facts>) -> Option<ObjectHandle> {
+        let mut known = self.handles.iter();
+        known.find(|(known, _)| known.as_ptr() == Arc::as_ptr(key)).map(|&(_, private)| private)
     }
 
     /// Looks the key up, as strictly as ever: behind a new session the token may be another one.
@@ -313,8 +333,8 @@ impl Seat {
         }
         key.found();
         // Keys that nobody uses any more.
-        self.handles.retain(|(known, _)| Arc::strong_count(known) > 1);
-        self.handles.push((Arc::clone(key), pair.private));
+        self.handles.retain(|(known, _)| known.strong_count() > 0);
+        self.handles.push((Arc::downgrade(key), pair.private));
         Ok(pair.private)
     }
 }

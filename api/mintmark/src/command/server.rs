@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ca_core::clock::Clock;
 use keymanager::memory::Protection;
@@ -22,7 +23,7 @@ pub(super) fn run(
         telemetry::start(settings.logging, Destination::StandardError).map_err(Failure::failed)?;
     protection.log();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Before anything slow: a start that is interrupted ends as cleanly as a server.
         let shutdown = shutdown_signal().map_err(Failure::failed)?;
         tokio::pin!(shutdown);
@@ -31,5 +32,8 @@ pub(super) fn run(
             () = &mut shutdown => return Ok(()),
         };
         Ok(server.serve(shutdown).await?)
-    })
+    });
+    // A call into a device or a disk that hangs is left behind.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended
 }
