@@ -1,5 +1,6 @@
 //! The search for the number of signatures at once that saturates a device: by doubling until that no longer
-//! helps, then between the last two.
+//! helps. Up to there the rate grows with the number, beyond it does not; the answer is where the two lines
+//! meet. Near that point itself the rate says little: there each wait for a thread to wake shows.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ pub(super) struct Search {
 /// How many signatures at once a device can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Saturation {
-    /// The smallest number with about the best rate.
+    /// The number at which it is saturated.
     At(usize),
     /// The highest number that was tried still brought more.
     Beyond(usize),
@@ -39,28 +40,24 @@ impl Search {
         self.most = self.most.min(number.saturating_sub(1));
     }
 
-    /// The number to measure next, or `None` when the answer is known. Refines to a sixteenth.
+    /// The number to measure next, or `None` when the answer is known.
     pub(super) fn next(&self) -> Option<usize> {
         let Some((&highest, _)) = self.rates.last_key_value() else { return Some(1) };
-        if self.still_gains() {
-            return (highest < self.most).then(|| (highest * 2).min(self.most));
-        }
-        let (below, enough) = self.bounds()?;
-        let middle = below.midpoint(enough);
-        (enough - below > enough.div_ceil(16) && !self.rates.contains_key(&middle))
-            .then_some(middle)
+        let goes_on = self.still_gains() && highest < self.most;
+        goes_on.then(|| (highest * 2).min(self.most))
     }
 
     /// The answer, if anything was measured.
     pub(super) fn answer(&self) -> Option<Saturation> {
-        let (_, enough) = self.bounds()?;
-        let is_highest = self.rates.last_key_value().is_some_and(|(&number, _)| number == enough);
+        let (&highest, _) = self.rates.last_key_value()?;
         // One alone has nothing to be compared with.
-        Some(if is_highest && self.still_gains() {
-            Saturation::Beyond(enough)
-        } else {
-            Saturation::At(enough)
-        })
+        if self.still_gains() {
+            return Some(Saturation::Beyond(highest));
+        }
+        let best = self.rates.values().copied().reduce(f64::max)?;
+        let of_one = self.rates.iter().map(|(&number, rate)| rate / number as f64);
+        let of_one = of_one.reduce(f64::max).filter(|rate| *rate > 0.0)?;
+        Some(Saturation::At(((best / of_one).round() as usize).clamp(1, highest)))
     }
 
     /// Whether the highest number brought more than what all lower ones did.
@@ -68,19 +65,6 @@ impl Search {
         let mut falling = self.rates.values().rev();
         let highest = falling.next().copied().unwrap_or_default();
         falling.all(|rate| *rate < GOOD * highest)
-    }
-
-    /// The smallest number with about the best rate, and the number that was tried below it (0 if none).
-    fn bounds(&self) -> Option<(usize, usize)> {
-        let best = self.rates.values().copied().reduce(f64::max)?;
-        let mut below = 0;
-        for (&number, &rate) in &self.rates {
-            if rate >= GOOD * best {
-                return Some((below, number));
-            }
-            below = number;
-        }
-        None
     }
 }
 
@@ -103,10 +87,16 @@ mod tests {
     }
 
     #[test]
-    fn doubling_is_followed_by_a_search_between_the_last_two() {
+    fn the_answer_is_where_growth_and_the_best_rate_meet() {
         let (answer, tried) = search(256, slots(30));
         assert_eq!(answer, Saturation::At(30));
-        assert_eq!(tried, [1, 2, 4, 8, 16, 24, 28, 30, 32, 64]);
+        assert_eq!(tried, [1, 2, 4, 8, 16, 32, 64]);
+    }
+
+    #[test]
+    fn a_rate_that_sags_near_the_answer_does_not_move_it() {
+        let sagging = |number: usize| slots(30)(number) * if number == 32 { 0.9 } else { 1.0 };
+        assert_eq!(search(256, sagging).0, Saturation::At(30));
     }
 
     #[test]
