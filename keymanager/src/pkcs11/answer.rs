@@ -103,7 +103,7 @@ impl Answers {
     const MOST: usize = 64;
     /// No answer waits longer for the next one to be signed than about this. Those that are held back are at
     /// most half of what waits, so each has waited longer than that for its turn.
-    const LONGEST: Duration = Duration::from_millis(4);
+    pub(super) const LONGEST: Duration = Duration::from_millis(4);
 
     /// Adds an answer that was ready at `now` after `took`, while so many jobs wait.
     pub(super) fn add(

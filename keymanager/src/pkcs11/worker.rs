@@ -366,7 +366,10 @@ impl SlotState {
 
     /// Answers a job, together with its neighbours if more work waits and the device is fast.
     fn add(&mut self, job: Job, answer: Answer, waiting: usize, took: Duration) {
-        self.answers.add(job.reply, answer, Instant::now(), took, waiting);
+        let now = Instant::now();
+        // One that is wanted sooner than that cannot wait for its neighbours.
+        let waiting = if job.urgency.deadline < now + Answers::LONGEST { 0 } else { waiting };
+        self.answers.add(job.reply, answer, now, took, waiting);
     }
 
     /// Hands out all answers.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 8 | `mintseal` |
 //! | 8 | 1 | format version, 1 |
-//! | 9 | 1 | kind of key: 1 ec-p256, 2 ec-p384, 3 rsa-2048, 4 rsa-3072, 5 rsa-4096, 6 ed25519 |
+//! | 9 | 1 | kind of key: 1 ec-p256, 2 ec-p384, 3 rsa-2048, 4 rsa-3072, 5 rsa-4096, 6 ed25519, 7 ml-dsa-44, 8 ml-dsa-65 |
 //! | 10 | 12 | random nonce (SP 800-38D §8.2.2) |
 //! | 22 | n | the encrypted PKCS#8 (RFC 5958) |
 //! | 22 + n | 16 | authentication tag |
