@@ -48,6 +48,7 @@ const ROWS: &[Measurement] = &[
     ("signer/softhsm/rsa2048/k1/verified", || signer::softhsm(Rsa2048, 1, Always)),
     ("signer/softhsm/rsa2048/k2/verified", || signer::softhsm(Rsa2048, 2, Always)),
     ("signer/softhsm/rsa2048/k4/verified", || signer::softhsm(Rsa2048, 4, Always)),
+    ("signer/softhsm/p256/k2/runtime-on-all-cores", signer::softhsm_on_all_threads),
     ("signer/softhsm/p256/idle-added-p50", signer::softhsm_idle),
     ("signer/proxy-2ms-30-slots/p256", signer::proxy),
     ("signer/proxy-2ms-30-slots/p256/p99", signer::proxy_p99),

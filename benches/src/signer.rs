@@ -14,7 +14,7 @@ use crate::paired::{self, Row, wall_rate};
 use token::{Device, Setup};
 
 /// Callers of a soft token: enough that no session waits for its next job.
-const CALLERS: usize = 256;
+const CALLERS: usize = 512;
 
 /// `k` sessions on SoftHSM, with or without verification: the hand-over to the sessions' threads and back must
 /// not show.
@@ -24,7 +24,8 @@ pub(crate) fn softhsm(
     verification: Verification,
 ) -> anyhow::Result<Row> {
     let verified = verification == Verification::Always;
-    let setup = Setup { device: Device::SoftHsm, key_type, sessions, verification };
+    let device = Device::SoftHsm;
+    let setup = Setup { device, key_type, sessions, verification, runtime_threads: 1 };
     let opened = setup.open()?;
     let mut bare = opened.bare(sessions)?;
     let mut what = format!("bare C_Sign loop, {sessions} threads");
@@ -43,14 +44,34 @@ pub(crate) fn softhsm(
     ))
 }
 
+/// As [`softhsm`] with P-256 and two sessions, but with callers on as many threads as the runtime takes by
+/// default: it wakes a second one whenever the first finds work.
+pub(crate) fn softhsm_on_all_threads() -> anyhow::Result<Row> {
+    let runtime_threads = std::thread::available_parallelism()?.get();
+    let (device, key_type, sessions) = (Device::SoftHsm, KeyType::EcP256, 2);
+    let verification = Verification::Off;
+    let opened = Setup { device, key_type, sessions, verification, runtime_threads }.open()?;
+    let mut bare = opened.bare(sessions)?;
+    Ok(wall_rate(
+        "signer/softhsm/p256/k2/runtime-on-all-cores",
+        "bare C_Sign loop, 2 threads",
+        |slice| opened.sign_for(CALLERS, slice),
+        |slice| bare.sign_for(slice),
+    ))
+}
+
 /// One caller, one session: what the way to the session's thread and back adds to a signature, beside what a
 /// bare thread adds that is handed a word, makes the same signature and hands a word back. A core that has
 /// slept through a signature wakes slower than one that was asked a moment ago, so the word alone would
 /// compare nothing.
 pub(crate) fn softhsm_idle() -> anyhow::Result<Row> {
-    let verification = Verification::Off;
-    let setup =
-        Setup { device: Device::SoftHsm, key_type: KeyType::EcP256, sessions: 1, verification };
+    let setup = Setup {
+        device: Device::SoftHsm,
+        key_type: KeyType::EcP256,
+        sessions: 1,
+        verification: Verification::Off,
+        runtime_threads: 2,
+    };
     let opened = setup.open()?;
     let mut bare = opened.bare(1)?;
     let mut hopped = opened.bare(1)?;
@@ -106,6 +127,7 @@ impl Proxied {
             key_type: KeyType::EcP256,
             sessions: SLOTS,
             verification: Verification::Off,
+            runtime_threads: 2,
         };
         let opened = setup.open()?;
         let bare = opened.bare(SLOTS)?;

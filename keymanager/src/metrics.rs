@@ -3,6 +3,8 @@
 //! `docs/keys.md` says of each figure what it means and when to act. No label carries a secret: stores go
 //! by the name of their section, keys by their key name.
 
+mod durations;
+
 use std::time::Duration;
 
 use ca_core::key::{KeyName, SignError};
@@ -10,14 +12,15 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use durations::Durations;
+
 /// The figures of all key stores. Clones share them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Metrics {
-    waited: Family<StoreLabel, Histogram, fn() -> Histogram>,
-    signed: Family<KeyLabel, Histogram, fn() -> Histogram>,
+    waited: Family<StoreLabel, Durations>,
+    signed: Family<KeyLabel, Durations>,
     outcomes: Family<OutcomeLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
     retries: Family<StoreLabel, Counter>,
@@ -66,31 +69,6 @@ struct StateLabel {
 struct AuthorityLabel {
     store: String,
     authority: String,
-}
-
-/// 16 us to half a second by doubling, and what is beyond: a soft token to an HSM in trouble.
-fn seconds() -> Histogram {
-    Histogram::new(exponential_buckets(16e-6, 2.0, 16))
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            waited: Family::new_with_constructor(seconds),
-            signed: Family::new_with_constructor(seconds),
-            outcomes: Family::default(),
-            errors: Family::default(),
-            retries: Family::default(),
-            wrong: Family::default(),
-            sessions: Family::default(),
-            opened: Family::default(),
-            generation: Family::default(),
-            throttled: Family::default(),
-            rate: Family::default(),
-            healthy: Family::default(),
-            prepared: Family::default(),
-        }
-    }
 }
 
 impl Metrics {
@@ -248,8 +226,8 @@ impl StoreMetrics {
 /// The figures of one key, looked up once.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyMetrics {
-    waited: Histogram,
-    signed: Histogram,
+    waited: Durations,
+    signed: Durations,
     wrong: Counter,
     retries: Counter,
     done: Counter,
@@ -265,12 +243,12 @@ pub(crate) struct KeyMetrics {
 impl KeyMetrics {
     /// A job left the queue after so long.
     pub(crate) fn waited(&self, time: Duration) {
-        self.waited.observe(time.as_secs_f64());
+        self.waited.observe(time);
     }
 
     /// The device signed, and took so long.
     pub(crate) fn signed(&self, time: Duration) {
-        self.signed.observe(time.as_secs_f64());
+        self.signed.observe(time);
     }
 
     /// A signature did not verify.

@@ -31,6 +31,9 @@ pub(super) struct Setup {
     pub(super) key_type: KeyType,
     pub(super) sessions: usize,
     pub(super) verification: Verification,
+    /// The threads that the callers share. Where there are as many sessions as cores, each further one only
+    /// takes a core from a session's thread.
+    pub(super) runtime_threads: usize,
 }
 
 /// A key and the runtime of its callers.
@@ -54,7 +57,8 @@ impl Setup {
             Device::Proxy => pkcs11_proxy::module_path()?,
         };
         // The server's kind of runtime: how it is woken is part of the hand-over.
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build()?;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(self.runtime_threads).enable_time().build()?;
         let name = KeyName::parse(&format!("mintmark/{TRUST_DOMAIN}/x509/1"))?;
         let oversight =
             Oversight { verification: self.verification, metrics: StoreMetrics::default() };
@@ -87,9 +91,9 @@ impl Opened {
     pub(super) fn sign_for(&self, callers: usize, slice: Duration) -> u64 {
         let end = Instant::now() + slice;
         let counts = self.on_each(callers, |key| async move {
-            let mut count = 0;
+            let (message, mut count) = (message(&*key), 0);
             while Instant::now() < end {
-                sign(&*key).await;
+                sign(&*key, &message).await;
                 count += 1;
             }
             count
@@ -101,10 +105,10 @@ impl Opened {
     pub(super) fn times(&self, callers: usize, slice: Duration) -> Vec<Duration> {
         let end = Instant::now() + slice;
         self.on_each(callers, |key| async move {
-            let mut times = Vec::new();
+            let (message, mut times) = (message(&*key), Vec::new());
             let mut before = Instant::now();
             while before < end {
-                sign(&*key).await;
+                sign(&*key, &message).await;
                 let now = Instant::now();
                 times.push(now - before);
                 before = now;
@@ -131,7 +135,11 @@ impl Opened {
     }
 }
 
-async fn sign(key: &dyn SigningKey) {
-    let probe = ToBeSigned::probe([7; 32], key.algorithm());
-    key.sign(probe, urgency()).await.expect("the queue holds all callers");
+/// A message to sign over and over: what is measured is the signature.
+fn message(key: &dyn SigningKey) -> ToBeSigned {
+    ToBeSigned::probe([7; 32], key.algorithm())
+}
+
+async fn sign(key: &dyn SigningKey, message: &ToBeSigned) {
+    key.sign(message.clone(), urgency()).await.expect("the queue holds all callers");
 }

@@ -6,7 +6,7 @@
 //! from inside the runtime, where waking costs little. A caller may be woken and yet not look for a while;
 //! what it has not handed out by then, the signing thread does, or the watch.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ca_core::key::{SignError, Signature};
@@ -85,71 +85,123 @@ impl Awaited {
 }
 
 /// Answers that are handed out together while more work waits: as many as half of that, so that no session is
-/// idle for want of callers. A slow device's answers go out one by one: waking the runtime costs little beside
-/// one of its signatures.
+/// idle for want of callers. All signing threads of a token share them, so that the runtime is woken once for
+/// all. A slow device's answers go out one by one: waking the runtime costs little beside one of its
+/// signatures.
 #[derive(Default)]
-pub(super) struct Answers {
+pub(super) struct Answers(Mutex<Held>);
+
+/// What has not reached its caller yet.
+#[derive(Default)]
+struct Held {
     ready: Vec<(Reply, Answer)>,
-    /// Since when the first of them, or of those that a caller was given, may be waiting.
-    oldest: Option<Instant>,
-    /// Those that a caller was given to hand out.
-    given: Option<Arc<Neighbours>>,
+    /// When the first of them was ready.
+    since: Option<Instant>,
+    /// Those that a caller was given to hand out, and when.
+    given: Option<(Arc<Neighbours>, Instant)>,
+}
+
+/// What goes out: the caller that is woken is given the rest.
+struct Batch {
+    leader: Option<(Reply, Delivery)>,
+    /// Those that an earlier leader was given: the rest of them, if it has not handed them out by now.
+    overdue: Option<Arc<Neighbours>>,
 }
 
 impl Answers {
     /// A device that takes longer is slow.
     const FAST: Duration = Duration::from_micros(250);
     /// At most so many wait for each other.
-    const MOST: usize = 64;
+    const MOST: usize = 256;
     /// No answer waits longer for the next one to be signed than about this. Those that are held back are at
     /// most half of what waits, so each has waited longer than that for its turn.
-    pub(super) const LONGEST: Duration = Duration::from_millis(4);
+    pub(super) const LONGEST: Duration = Duration::from_millis(8);
 
     /// Adds an answer that was ready at `now` after `took`, while so many jobs wait.
     pub(super) fn add(
-        &mut self,
+        &self,
         reply: Reply,
         answer: Answer,
         now: Instant,
         took: Duration,
         waiting: usize,
     ) {
-        if self.ready.is_empty() && self.given.is_none() {
-            self.oldest = Some(now);
+        if took > Self::FAST {
+            return reply.send(answer);
         }
-        let oldest = self.oldest.unwrap_or(now);
-        self.ready.push((reply, answer));
-        let most = Self::MOST.min(waiting / 2);
-        if took > Self::FAST || self.ready.len() >= most || now - oldest + took > Self::LONGEST {
-            self.hand_out();
+        let mut held = self.held();
+        let since = *held.since.get_or_insert(now);
+        held.ready.push((reply, answer));
+        let many = held.ready.len() >= Self::MOST.min(waiting / 2);
+        if many || now.saturating_duration_since(since) + took > Self::LONGEST {
+            Self::send(held);
         }
-    }
-
-    /// Since when the oldest waits, if any does.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.oldest
     }
 
     /// Hands out all: to the first caller who is still there, with the others'.
-    pub(super) fn hand_out(&mut self) {
-        self.oldest = None;
-        if let Some(given) = self.given.take() {
-            given.hand_out();
+    pub(super) fn hand_out(&self) {
+        Self::send(self.held());
+    }
+
+    /// Hands out all if the oldest has waited so long.
+    pub(super) fn hand_out_older(&self, age: Duration, now: Instant) {
+        let held = self.held();
+        let given = held.given.as_ref().map(|(_, since)| *since);
+        if [held.since, given]
+            .into_iter()
+            .flatten()
+            .any(|since| now.saturating_duration_since(since) >= age)
+        {
+            Self::send(held);
         }
-        if self.ready.len() <= 1 {
-            return self.ready.drain(..).for_each(|(reply, answer)| reply.send(answer));
-        }
-        let mut all = std::mem::take(&mut self.ready);
+    }
+
+    /// Whether all have reached their callers.
+    pub(super) fn is_empty(&self) -> bool {
+        let held = self.held();
+        held.since.is_none() && held.given.is_none()
+    }
+
+    /// Waking a caller takes long, so nobody is kept from adding meanwhile.
+    fn send(mut held: MutexGuard<'_, Held>) {
+        let batch = held.take();
+        drop(held);
+        batch.send();
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Every change is complete before anything that may panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn take(&mut self) -> Batch {
+        self.since = None;
+        let overdue = self.given.take().map(|(neighbours, _)| neighbours);
+        // Capacity for as many again: they are about as many each time.
+        let room = Vec::with_capacity(self.ready.len());
+        let mut all = std::mem::replace(&mut self.ready, room);
         while let Some((reply, answer)) = all.pop() {
             if reply.is_closed() {
                 continue;
             }
-            let neighbours = Arc::new(Neighbours(Mutex::new(all)));
-            self.given = Some(Arc::clone(&neighbours));
-            self.oldest = Some(Instant::now());
-            // If the caller has gone at this moment, the thread that gave them hands its neighbours out.
-            let _ = reply.0.send(Delivery { answer, neighbours: Some(neighbours) });
-            return;
+            let neighbours = (!all.is_empty()).then(|| Arc::new(Neighbours(Mutex::new(all))));
+            self.given = neighbours.clone().map(|neighbours| (neighbours, Instant::now()));
+            return Batch { leader: Some((reply, Delivery { answer, neighbours })), overdue };
+        }
+        Batch { leader: None, overdue }
+    }
+}
+
+impl Batch {
+    fn send(self) {
+        if let Some(overdue) = self.overdue {
+            overdue.hand_out();
+        }
+        if let Some((reply, delivery)) = self.leader {
+            // If the caller has gone at this moment, its neighbours are handed out with the next batch.
+            let _ = reply.0.send(delivery);
         }
     }
 }
@@ -164,7 +216,7 @@ mod tests {
 
     /// How many of `count` answers, made one after another, are still held back.
     fn held(count: usize, took: Duration, waiting: usize) -> usize {
-        let (mut answers, mut now) = (Answers::default(), Instant::now());
+        let (answers, mut now) = (Answers::default(), Instant::now());
         let mut callers = Vec::new();
         for _ in 0..count {
             let (reply, caller) = awaited();
@@ -180,9 +232,9 @@ mod tests {
     fn a_fast_devices_answers_go_out_together_and_a_slow_ones_at_once() {
         assert_eq!(held(3, Duration::from_micros(20), 100), 3);
         assert_eq!(held(50, Duration::from_micros(20), 100), 0, "half of what waits is held back");
-        assert_eq!(held(64, Duration::from_micros(20), 1000), 0, "so many are enough");
-        assert_eq!(held(19, Duration::from_micros(200), 100), 19);
-        assert_eq!(held(21, Duration::from_micros(200), 100), 0, "the first would grow too old");
+        assert_eq!(held(256, Duration::from_micros(20), 1000), 0, "so many are enough");
+        assert_eq!(held(39, Duration::from_micros(200), 100), 39);
+        assert_eq!(held(41, Duration::from_micros(200), 100), 0, "the first would grow too old");
         assert_eq!(held(1, Duration::from_micros(300), 100), 0, "a slow device");
         assert_eq!(held(1, Duration::from_micros(20), 0), 0, "nothing else is to be done");
         assert_eq!(held(5, Duration::from_micros(20), 10), 0, "half of what waits is held back");
@@ -191,7 +243,7 @@ mod tests {
     #[test]
     fn no_answer_is_lost_whichever_callers_have_gone() {
         for gone in 0..8_u32 {
-            let mut answers = Answers::default();
+            let answers = Answers::default();
             let mut callers = Vec::new();
             for caller in 0..3 {
                 let (reply, awaited) = awaited();
@@ -211,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_leaves_without_looking_leaves_the_others_their_answers() {
-        let mut answers = Answers::default();
+        let answers = Answers::default();
         let (first, mut kept) = awaited();
         let (second, leaves) = awaited();
         for reply in [first, second] {
@@ -225,18 +277,15 @@ mod tests {
 
     #[test]
     fn what_a_caller_does_not_hand_out_is_handed_out_all_the_same() {
-        let mut answers = Answers::default();
+        let answers = Answers::default();
         let (first, mut waits) = awaited();
         let (second, _sleeps) = awaited();
         for reply in [first, second] {
             answers.add(reply, refusal(), Instant::now(), Duration::from_micros(1), 100);
         }
         answers.hand_out();
-        assert!(
-            waits.look().is_err() && answers.oldest().is_some(),
-            "the other was woken for both"
-        );
+        assert!(waits.look().is_err() && !answers.is_empty(), "the other was woken for both");
         answers.hand_out();
-        assert!(waits.look().is_ok() && answers.oldest().is_none());
+        assert!(waits.look().is_ok() && answers.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use ca_core::key::{
 };
 
 use super::answer::{Answer, awaited};
-use super::pool::{Job, Pool};
+use super::pool::{Job, Order, Pool};
 use crate::metrics::KeyMetrics;
 use crate::retirement::Retired;
 use crate::verification::Verifiers;
@@ -85,12 +85,11 @@ impl TokenKey {
         // Hashed here, so that the session is not held up by it.
         let input = self.pool.token().input(&message);
         let input = input.ok_or_else(|| facts.refused(format!("no token signs by {algorithm}")))?;
-        let (reply, answer) = awaited();
-        let key = Arc::clone(facts);
-        let pool = self.pool.inner();
         let verify = facts.verifiers.is_due(message.purpose());
-        let job = Job::new(key, message.clone(), verify, input, urgency, submitted, reply);
-        pool.submit(job)?;
+        let key = Arc::clone(facts);
+        let order = Arc::new(Order { key, message, verify, input, urgency, submitted });
+        let (pool, (reply, answer)) = (self.pool.inner(), awaited());
+        pool.submit(Job::new(Arc::clone(&order), reply))?;
         match tokio::time::timeout_at(urgency.deadline.into(), answer.answer()).await {
             Ok(Some(answer)) => answer,
             // Dropped with the pool, or at the deadline, of which others may know a little earlier.

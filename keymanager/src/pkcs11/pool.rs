@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ca_core::key::{KeyError, SignError, StoreHealth, ToBeSigned, Urgency};
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::answer::Reply;
+use super::answer::{Answers, Reply};
 use super::call::Input;
 use super::fault::{Class, Fault};
 use super::key::Facts;
@@ -25,16 +25,20 @@ use super::watch;
 use super::worker::{Slot, Worker};
 use crate::metrics::StoreMetrics;
 
-/// A signature that is wanted.
-pub(super) struct Job {
+/// A signature that is wanted. Its caller keeps it too, so that nothing of it is freed on the signing thread.
+pub(super) struct Order {
     pub(super) key: Arc<Facts>,
-    /// Its caller keeps it too, so that its bytes are not freed on the signing thread.
     pub(super) message: ToBeSigned,
     /// Whether the signature is to be verified before it is released.
     pub(super) verify: bool,
     pub(super) input: Input,
     pub(super) urgency: Urgency,
     pub(super) submitted: Instant,
+}
+
+/// An order on its way, and what has become of it so far.
+pub(super) struct Job {
+    pub(super) order: Arc<Order>,
     pub(super) reply: Reply,
     /// How often the device has failed on it.
     pub(super) tries: u8,
@@ -46,28 +50,24 @@ pub(super) struct Job {
 
 impl Job {
     /// One that has not been tried yet.
-    pub(super) fn new(
-        key: Arc<Facts>,
-        message: ToBeSigned,
-        verify: bool,
-        input: Input,
-        urgency: Urgency,
-        submitted: Instant,
-        reply: Reply,
-    ) -> Self {
-        let (tries, wrong, hung) = (0, false, false);
-        Self { key, message, verify, input, urgency, submitted, reply, tries, wrong, hung }
+    pub(super) fn new(order: Arc<Order>, reply: Reply) -> Self {
+        Self { order, reply, tries: 0, wrong: false, hung: false }
+    }
+
+    /// The name of its key, for errors.
+    pub(super) fn key_name(&self) -> String {
+        self.order.key.name.to_string()
     }
 
     /// Whether nobody waits for it any more. Who gave up before the deadline is counted here, since only
     /// the job tells; who waited until then has counted that.
     pub(super) fn is_dead(&self, now: Instant) -> bool {
-        if now >= self.urgency.deadline {
+        if now >= self.order.urgency.deadline {
             return true;
         }
         let abandoned = self.reply.is_closed();
         if abandoned {
-            self.key.metrics.abandoned();
+            self.order.key.metrics.abandoned();
         }
         abandoned
     }
@@ -85,6 +85,8 @@ pub(super) struct Pool {
 pub(super) struct Inner {
     pub(super) token: Token,
     pub(super) queue: Queue<Job>,
+    /// On their way to their callers.
+    pub(super) answers: Answers,
     pub(super) metrics: StoreMetrics,
     pub(super) stall_limit: Duration,
     pub(super) probe_interval: Duration,
@@ -130,6 +132,7 @@ impl Pool {
         let inner = Arc::new(Inner {
             token,
             queue: Queue::new(bounds, Job::is_dead),
+            answers: Answers::default(),
             hanging_sessions: metrics.sessions("hanging"),
             metrics,
             stall_limit: settings.stall_limit,
@@ -202,18 +205,19 @@ impl Drop for Pool {
 impl Inner {
     /// Takes a job in, or answers at once why not.
     pub(super) fn submit(&self, job: Job) -> Result<(), SignError> {
-        let (key, priority) = (Arc::clone(&job.key), job.urgency.priority);
-        self.queue.submit(priority, job).map_err(|full| match full {
-            Full::Busy(retry_after) => SignError::Busy { key: key.name.to_string(), retry_after },
-            Full::Closed => self.stopped(key.name.to_string()),
+        let order = Arc::clone(&job.order);
+        let key = || order.key.name.to_string();
+        self.queue.submit(order.urgency.priority, job).map_err(|full| match full {
+            Full::Busy(retry_after) => SignError::Busy { key: key(), retry_after },
+            Full::Closed => self.stopped(key()),
         })
     }
 
     /// Puts a job back that was taken before; answers it if the pool has ended meanwhile.
     pub(super) fn put_back(&self, job: Job) {
-        job.key.metrics.retried();
-        if let Err(job) = self.queue.put_back(job.urgency.priority, job) {
-            let stopped = self.stopped(job.key.name.to_string());
+        job.order.key.metrics.retried();
+        if let Err(job) = self.queue.put_back(job.order.urgency.priority, job) {
+            let stopped = self.stopped(job.key_name());
             job.reply.send(Err(stopped));
         }
     }
@@ -420,7 +424,7 @@ impl Inner {
     /// Takes nothing in any more and answers all that waits.
     fn close(&self, answer: impl Fn(String) -> SignError) {
         for job in self.queue.close() {
-            let refusal = answer(job.key.name.to_string());
+            let refusal = answer(job.key_name());
             job.reply.send(Err(refusal));
         }
     }

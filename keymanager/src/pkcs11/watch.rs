@@ -9,7 +9,7 @@ use ca_core::key::{Priority, SignError, ToBeSigned, Urgency};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answer::{Awaited, awaited};
-use super::pool::{Inner, Job};
+use super::pool::{Inner, Job, Order};
 use super::worker::Slot;
 
 /// How often it looks while anything is being signed. A finished answer waits no longer than this behind a
@@ -27,7 +27,8 @@ pub(super) fn run(pool: &Arc<Inner>) {
         // Locked one after another, and none while another is: a worker never waits for two.
         let slots: Vec<Arc<Slot>> = pool.slots().clone();
         let busy = slots.iter().filter(|slot| look_after(pool, slot, now)).count();
-        if busy > 0 || probe.is_under_way() {
+        pool.answers.hand_out_older(TICK, now);
+        if busy > 0 || !pool.answers.is_empty() || probe.is_under_way() {
             thread::sleep(TICK);
         } else {
             pool.watcher.sleep(probe.due.saturating_duration_since(now).max(TICK));
@@ -38,11 +39,10 @@ pub(super) fn run(pool: &Arc<Inner>) {
 /// Looks after one thread; says whether it is at work.
 fn look_after(pool: &Arc<Inner>, slot: &Arc<Slot>, now: Instant) -> bool {
     let mut state = slot.state();
-    state.hand_out_older(TICK, now);
     let since = |started: Instant| now.saturating_duration_since(started);
     let hangs =
         state.current.as_ref().is_some_and(|(_, started)| since(*started) > pool.stall_limit);
-    let busy = state.is_busy();
+    let busy = state.current.is_some();
     let taken = if hangs { state.current.take() } else { None };
     if taken.is_some() {
         pool.hangs();
@@ -58,7 +58,7 @@ fn look_after(pool: &Arc<Inner>, slot: &Arc<Slot>, now: Instant) -> bool {
 /// A job whose call hangs is tried once on another thread; if it hangs there too, its caller is told.
 fn try_elsewhere(pool: &Inner, mut job: Job) {
     if job.hung || pool.queue.is_closed() {
-        let (key, limit) = (job.key.name.to_string(), pool.stall_limit);
+        let (key, limit) = (job.key_name(), pool.stall_limit);
         let reason = format!("calls into the PKCS#11 module hang for more than {limit:?}");
         job.reply.send(Err(SignError::Unavailable { key, reason }));
     } else {
@@ -118,5 +118,6 @@ fn ask(pool: &Inner, now: Instant, last_failed: bool) -> Option<Awaited> {
     let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
     let (reply, answer) = awaited();
     // The signing thread verifies it, whatever is set for leaves.
-    pool.submit(Job::new(key, message, true, input, urgency, now, reply)).ok().map(|()| answer)
+    let order = Order { key, message, verify: true, input, urgency, submitted: now };
+    pool.submit(Job::new(Arc::new(order), reply)).ok().map(|()| answer)
 }

@@ -116,7 +116,7 @@ impl Worker {
                 return self.pool.returned();
             }
         }
-        self.slot.state().hand_out();
+        self.pool.answers.hand_out();
     }
 
     /// The next job that somebody waits for; while there is none, nobody is kept waiting for an answer.
@@ -124,7 +124,7 @@ impl Worker {
         loop {
             let turn = match self.pool.queue.next() {
                 Turn::None => {
-                    self.slot.state().hand_out();
+                    self.pool.answers.hand_out();
                     self.pool.queue.wait()
                 }
                 turn => turn,
@@ -140,28 +140,29 @@ impl Worker {
 
     /// Signs one job. Says whether this thread is still one of the pool's.
     fn serve(&mut self, job: Job) -> bool {
-        if let Err(refused) = job.key.retired.check(&job.key.name) {
-            self.slot.state().answer(job, Err(refused));
+        let order = Arc::clone(&job.order);
+        let key = &order.key;
+        if let Err(refused) = key.retired.check(&key.name) {
+            job.reply.send(Err(refused));
             return true;
         }
         let started = Instant::now();
-        job.key.metrics.waited(started - job.submitted);
-        let (key, input) = (Arc::clone(&job.key), job.input.clone());
-        let (message, verify) = (job.message.clone(), job.verify);
+        key.metrics.waited(started - order.submitted);
+        let verify = order.verify || job.wrong;
         let fresh = self.seat.is_none();
         if fresh {
             // Another session has to be opened first, which may take long.
-            self.slot.state().hand_out();
+            self.pool.answers.hand_out();
         }
         self.slot.state().current = Some((job, started));
         self.pool.watcher.wake_if_asleep();
         let present = self.pool.token.module().generation();
-        let signed = self.sign(&key, &input);
+        let signed = self.sign(key, &order.input);
         let took = started.elapsed();
         let outcome = signed.and_then(|Signed { signature, looked_up }| {
             // What a handle that was just looked up signs first is verified whatever is set.
             let due = verify || looked_up;
-            let right = !due || key.verifiers.verifies(&message, &signature);
+            let right = !due || key.verifiers.verifies(&order.message, &signature);
             if right { Ok(signature) } else { Err(Trouble::Wrong) }
         });
         // Without a session, what failed was the opening of one.
@@ -196,12 +197,11 @@ impl Worker {
     fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration, on: On) {
         match outcome {
             Ok(signature) => {
-                job.key.metrics.signed(took);
+                job.order.key.metrics.signed(took);
                 self.naps = 0;
                 self.pool.device_works();
                 self.pool.queue.note_pace(took);
-                let waiting = self.pool.queue.len();
-                self.slot.state().add(job, Ok(signature), waiting, took);
+                self.answer(job, Ok(signature), took);
             }
             Err(Trouble::Wrong) => self.wrong(job, verification::wrong),
             Err(Trouble::Malformed(source)) => {
@@ -211,22 +211,30 @@ impl Worker {
             Err(Trouble::Token(fault)) => self.fault(job, fault, on),
             Err(Trouble::Missing(reason)) => self.missing(job, reason, on.generation),
             Err(Trouble::Key(error)) => {
-                let (key, reason) = (job.key.name.to_string(), error.to_string());
-                self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
+                let (key, reason) = (job.key_name(), error.to_string());
+                job.reply.send(Err(SignError::Refused { key, reason }));
             }
         }
     }
 
+    /// Answers a job, together with others if more work waits and the device is fast.
+    fn answer(&self, job: Job, answer: Answer, took: Duration) {
+        let now = Instant::now();
+        // One that is wanted sooner than that cannot wait for its neighbours.
+        let hurry = job.order.urgency.deadline < now + Answers::LONGEST;
+        let waiting = if hurry { 0 } else { self.pool.queue.len() };
+        self.pool.answers.add(job.reply, answer, now, took, waiting);
+    }
+
     /// A wrong signature is never released. The session that gave it is, and the job tried once more.
     fn wrong(&mut self, mut job: Job, error: impl FnOnce(&ca_core::key::KeyName) -> SignError) {
-        job.key.metrics.wrong();
+        job.order.key.metrics.wrong();
         if job.wrong {
-            let error = error(&job.key.name);
-            return self.slot.state().answer(job, Err(error));
+            let error = error(&job.order.key.name);
+            return job.reply.send(Err(error));
         }
-        verification::alarm(&job.key.name, self.pool.token.place());
+        verification::alarm(&job.order.key.name, self.pool.token.place());
         job.wrong = true;
-        job.verify = true;
         self.pool.put_back(job);
     }
 
@@ -250,8 +258,8 @@ impl Worker {
             self.pool.fail(StoreHealth::Lost(fault.said.clone()));
         }
         if refused || job.tries >= MOST_TRIES {
-            let error = fault.clone().sign_error(job.key.name.to_string());
-            self.slot.state().answer(job, Err(error));
+            let error = fault.clone().sign_error(job.key_name());
+            job.reply.send(Err(error));
         } else {
             self.pool.put_back(job);
         }
@@ -274,9 +282,9 @@ impl Worker {
     /// A key that is not there may have gone with the library's device, which is brought back. If the key is
     /// not there then, it is gone.
     fn missing(&mut self, mut job: Job, reason: String, generation: u64) {
-        if job.key.is_gone(generation) {
-            let key = job.key.name.to_string();
-            return self.slot.state().answer(job, Err(SignError::Refused { key, reason }));
+        if job.order.key.is_gone(generation) {
+            let key = job.key_name();
+            return job.reply.send(Err(SignError::Refused { key, reason }));
         }
         job.tries += 1;
         self.pool.put_back(job);
@@ -285,7 +293,7 @@ impl Worker {
 
     /// Leaves the device alone for a while, longer each time; other threads may go on.
     fn nap(&mut self, shortest: Duration, longest: Duration) {
-        self.slot.state().hand_out();
+        self.pool.answers.hand_out();
         let whole = shortest.saturating_mul(1 << self.naps.min(10)).min(longest);
         self.naps += 1;
         thread::sleep(whole / 2 + whole / 2 * u32::from(rand_below(256)) / 255);
@@ -347,46 +355,11 @@ pub(super) struct Slot(Mutex<SlotState>);
 pub(super) struct SlotState {
     /// What it is signing, and since when. Taken away by the watch if it hangs.
     pub(super) current: Option<(Job, Instant)>,
-    answers: Answers,
 }
 
 impl Slot {
     pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
         // Nothing that may panic is done while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SlotState {
-    /// Answers a job at once.
-    fn answer(&mut self, job: Job, answer: Answer) {
-        self.hand_out();
-        job.reply.send(answer);
-    }
-
-    /// Answers a job, together with its neighbours if more work waits and the device is fast.
-    fn add(&mut self, job: Job, answer: Answer, waiting: usize, took: Duration) {
-        let now = Instant::now();
-        // One that is wanted sooner than that cannot wait for its neighbours.
-        let waiting = if job.urgency.deadline < now + Answers::LONGEST { 0 } else { waiting };
-        self.answers.add(job.reply, answer, now, took, waiting);
-    }
-
-    /// Hands out all answers.
-    pub(super) fn hand_out(&mut self) {
-        self.answers.hand_out();
-    }
-
-    /// Hands out all answers if the oldest has waited so long.
-    pub(super) fn hand_out_older(&mut self, age: Duration, now: Instant) {
-        if self.answers.oldest().is_some_and(|oldest| now.saturating_duration_since(oldest) >= age)
-        {
-            self.hand_out();
-        }
-    }
-
-    /// Whether there is anything to watch.
-    pub(super) fn is_busy(&self) -> bool {
-        self.current.is_some() || self.answers.oldest().is_some()
     }
 }
