@@ -19,6 +19,7 @@ mod module;
 mod object;
 mod pool;
 mod queue;
+mod recovery;
 mod settings;
 mod token;
 mod watch;
@@ -29,7 +30,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ca_core::key::{
@@ -37,6 +38,7 @@ use ca_core::key::{
     StoreHealth,
 };
 use cryptoki::session::Session;
+use tokio::sync::OwnedMutexGuard;
 
 pub use object::Template;
 pub use settings::{Hashing, Settings, TokenSelector};
@@ -60,7 +62,9 @@ pub struct Pkcs11Store {
 struct Shared {
     trust_domain: String,
     // Dropped in this order: the managing session is closed before the threads that may wait for it.
-    manager: Mutex<Manager>,
+    manager: Arc<tokio::sync::Mutex<Manager>>,
+    /// Until when the call under way that manages keys may take.
+    until: Mutex<Option<Instant>>,
     pool: Arc<Pool>,
     retired: Retirements,
     oversight: Oversight,
@@ -78,7 +82,7 @@ struct Manager {
 impl Pkcs11Store {
     /// Loads the module, finds the token and logs in to it, once.
     ///
-    /// Signing needs a tokio runtime with its timer on.
+    /// Using it needs a tokio runtime with its timer on.
     ///
     /// # Errors
     /// [`KeyError::Setup`] if a setting, the module, the token or the PIN's source is wrong,
@@ -112,9 +116,11 @@ impl Pkcs11Store {
             hardware: token.hardware(),
             longest_message: usize::MAX,
         };
+        let manager = Manager { session: Some(session), live: BTreeMap::new() };
         let shared = Shared {
             trust_domain,
-            manager: Mutex::new(Manager { session: Some(session), live: BTreeMap::new() }),
+            manager: Arc::new(tokio::sync::Mutex::new(manager)),
+            until: Mutex::default(),
             pool: Arc::new(Pool::start(token, settings)?),
             retired: Retirements::default(),
             oversight: settings.oversight.clone(),
@@ -122,24 +128,61 @@ impl Pkcs11Store {
         Ok(Self { description, shared: Arc::new(shared) })
     }
 
+    /// Does it, no longer than managing keys may take and `more`. What takes longer goes on without its
+    /// caller, and those who come after it are refused.
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Shared, &mut Manager) -> Result<T, Failure> + Send + 'static,
+        more: Duration,
+        work: impl FnOnce(&Shared, &mut Manager, Instant) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, KeyError> {
+        let mut manager = self.turn().await?;
+        let until = Instant::now() + self.shared.longest() + more;
         let shared = Arc::clone(&self.shared);
-        blocking::run(&self.description.place, move || {
-            // A panic under the lock leaves at worst a session to be opened again.
-            let mut manager = shared.manager.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&shared, &mut manager).map_err(|failure| failure.key_error(shared.token().place()))
-        })
-        .await
+        let place = self.description.place.clone();
+        let work = async move {
+            blocking::run(&place, move || {
+                shared.set_until(Some(until));
+                let result = work(&shared, &mut manager, until);
+                shared.set_until(None);
+                // Before the store, which closes its session.
+                drop(manager);
+                result.map_err(|failure| failure.key_error(shared.token().place()))
+            })
+            .await
+        };
+        match tokio::time::timeout_at(until.into(), work).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(self.takes_too_long("it has not answered yet, and may still do what was asked"))
+            }
+        }
+    }
+
+    /// Waits for the turn to manage keys, unless who has it hangs.
+    async fn turn(&self) -> Result<OwnedMutexGuard<Manager>, KeyError> {
+        let manager = || Arc::clone(&self.shared.manager);
+        if let Ok(turn) = manager().try_lock_owned() {
+            return Ok(turn);
+        }
+        let hangs =
+            "another call that manages keys hangs in it; if it stays so, start the process anew";
+        if self.shared.until().is_some_and(|until| Instant::now() >= until) {
+            return Err(self.takes_too_long(hangs));
+        }
+        let turn = tokio::time::timeout(self.shared.longest(), manager().lock_owned()).await;
+        turn.map_err(|_| self.takes_too_long("another call that manages keys is not done yet"))
+    }
+
+    fn takes_too_long(&self, reason: &str) -> KeyError {
+        KeyError::Unavailable { place: self.description.place.clone(), reason: reason.to_owned() }
     }
 }
 
 impl Drop for Shared {
     /// Closing a session calls the module, which may hang: it is given as long as the threads are.
     fn drop(&mut self) {
-        let manager = self.manager.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Free: whoever has the turn has the store too.
+        let Ok(mut manager) = self.manager.try_lock() else { return };
         let Some(session) = manager.session.take() else { return };
         let (closed, wait) = mpsc::channel::<()>();
         let closing = thread::Builder::new().name("key store end".to_owned());
@@ -178,30 +221,37 @@ impl KeyStore for Pkcs11Store {
         check_domain(name, &self.shared.trust_domain)?;
         self.description.check(key_type)?;
         let name = name.clone();
-        self.run(move |shared, manager| shared.create(manager, &name, key_type)).await
+        let work = move |shared: &Shared, manager: &mut _, until| {
+            shared.create(manager, &name, key_type, until)
+        };
+        self.run(MAKING, work).await
     }
 
     async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(move |shared, manager| shared.find(manager, &name)).await
+        self.run(Duration::ZERO, move |shared, manager, until| shared.find(manager, &name, until))
+            .await
     }
 
     async fn list(&self) -> Result<Vec<KeyName>, KeyError> {
-        self.run(Shared::list).await
+        self.run(Duration::ZERO, Shared::list).await
     }
 
     async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(move |shared, manager| shared.describe(manager, name)).await
+        self.run(Duration::ZERO, move |shared, manager, until| {
+            shared.describe(manager, name, until)
+        })
+        .await
     }
 
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(move |shared, manager| {
-            shared.inspect(manager, &name)?.ok_or_else(|| not_found(&name))?;
+        self.run(Duration::ZERO, move |shared, manager, until| {
+            shared.inspect(manager, &name, until)?.ok_or_else(|| not_found(&name))?;
             shared.retired.of(&name).set();
             Ok(())
         })
@@ -211,12 +261,19 @@ impl KeyStore for Pkcs11Store {
     async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError> {
         let name = key.name().clone();
         check_domain(&name, &self.shared.trust_domain)?;
-        self.run(move |shared, manager| shared.destroy(manager, &name)).await
+        self.run(Duration::ZERO, move |shared, manager, until| {
+            shared.destroy(manager, &name, until)
+        })
+        .await
     }
 }
 
 /// How long managing keys waits for a device to be brought back.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// What a call that manages keys may take beside, in stall limits: it is made of many calls into the module.
+const MANAGING: u32 = 6;
+/// What making a key may take beside: hardware seeks the primes of an RSA key for minutes.
+const MAKING: Duration = Duration::from_secs(300);
 
 fn not_found(name: &KeyName) -> Failure {
     Failure::Key(KeyError::NotFound(name.clone()))
@@ -227,26 +284,41 @@ impl Shared {
         self.pool.token()
     }
 
+    /// What a call that manages keys may take, and makes none.
+    fn longest(&self) -> Duration {
+        PATIENCE + self.pool.inner().stall_limit * MANAGING
+    }
+
+    fn until(&self) -> Option<Instant> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_until(&self, until: Option<Instant>) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
     fn create(
         &self,
         manager: &mut Manager,
         name: &KeyName,
         key_type: KeyType,
+        until: Instant,
     ) -> Result<Arc<dyn SigningKey>, Failure> {
-        if self.inspect(manager, name)?.is_some() || self.retired.contains(name) {
+        if self.inspect(manager, name, until)?.is_some() || self.retired.contains(name) {
             return Err(Failure::Key(KeyError::Exists(name.clone())));
         }
-        self.token().create(name, key_type)?;
-        self.find(manager, name)?.ok_or_else(|| not_found(name))
+        self.token().create(name, key_type, until)?;
+        self.find(manager, name, until)?.ok_or_else(|| not_found(name))
     }
 
     fn find(
         &self,
         manager: &mut Manager,
         name: &KeyName,
+        until: Instant,
     ) -> Result<Option<Arc<dyn SigningKey>>, Failure> {
         let token = self.token();
-        let found = self.on_session(manager, |session| {
+        let found = self.on_session(manager, until, |session| {
             let found = token.inspect(session, name)?;
             if let Some(pair) = &found {
                 let took = token.prove(session, name, pair)?;
@@ -281,8 +353,8 @@ impl Shared {
         Ok(TokenKey::new(Arc::clone(&self.pool), Arc::new(facts)))
     }
 
-    fn list(&self, manager: &mut Manager) -> Result<Vec<KeyName>, Failure> {
-        let labels = self.on_session(manager, |session| Ok(object::labels(session)?))?;
+    fn list(&self, manager: &mut Manager, until: Instant) -> Result<Vec<KeyName>, Failure> {
+        let labels = self.on_session(manager, until, |session| Ok(object::labels(session)?))?;
         let names: BTreeSet<KeyName> = labels
             .iter()
             .filter_map(|label| KeyName::parse(label).ok())
@@ -296,8 +368,9 @@ impl Shared {
         &self,
         manager: &mut Manager,
         name: KeyName,
+        until: Instant,
     ) -> Result<Option<KeyDescription>, Failure> {
-        let found = self.inspect(manager, &name)?;
+        let found = self.inspect(manager, &name, until)?;
         let Some(pair) = found.filter(|_| !self.retired.contains(&name)) else { return Ok(None) };
         Ok(Some(KeyDescription {
             name,
@@ -308,16 +381,26 @@ impl Shared {
         }))
     }
 
-    fn destroy(&self, manager: &mut Manager, name: &KeyName) -> Result<String, Failure> {
-        self.inspect(manager, name)?.ok_or_else(|| not_found(name))?;
+    fn destroy(
+        &self,
+        manager: &mut Manager,
+        name: &KeyName,
+        until: Instant,
+    ) -> Result<String, Failure> {
+        self.inspect(manager, name, until)?.ok_or_else(|| not_found(name))?;
         self.retired.of(name).set();
         manager.live.remove(name);
-        self.token().destroy(name)?;
+        self.token().destroy(name, until)?;
         Ok(format!("destroyed in {}", self.token().place()))
     }
 
-    fn inspect(&self, manager: &mut Manager, name: &KeyName) -> Result<Option<Pair>, Failure> {
-        self.on_session(manager, |session| self.token().inspect(session, name))
+    fn inspect(
+        &self,
+        manager: &mut Manager,
+        name: &KeyName,
+        until: Instant,
+    ) -> Result<Option<Pair>, Failure> {
+        self.on_session(manager, until, |session| self.token().inspect(session, name))
     }
 
     /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
@@ -326,13 +409,14 @@ impl Shared {
     fn on_session<T>(
         &self,
         manager: &mut Manager,
+        until: Instant,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let token = self.token();
         let present = token.module().generation();
         let (generation, fault) = match manager.session.take().map_or_else(|| token.session(), Ok) {
             Ok(session) => {
-                let result = session.run(|session| {
+                let result = session.run_until(until, |session| {
                     token.log_in(session)?;
                     work(session)
                 });
@@ -344,13 +428,16 @@ impl Shared {
             }
             Err(fault) => (present, fault),
         };
-        match fault.class {
+        let is_away = match fault.class {
             Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
-            Class::Library if !fault.is_past() => {
-                self.pool.inner().recover_within(generation, &fault.said, PATIENCE);
-            }
-            Class::Library | Class::Session | Class::Device | Class::Later | Class::Sessions => {}
+            Class::Library => true,
+            // Another store has the library initialised, or has given up and gone.
+            Class::Past => token.module().is_down(),
+            _ => false,
+        };
+        if is_away {
+            self.pool.inner().recover_within(generation, &fault.said, PATIENCE);
         }
-        manager.session.insert(token.session()?).run(work)
+        manager.session.insert(token.session()?).run_until(until, work)
     }
 }
