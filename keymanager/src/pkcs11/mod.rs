@@ -270,6 +270,8 @@ impl KeyStore for Pkcs11Store {
 
 /// How long managing keys waits for a device to be brought back.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a step of managing keys is tried: a session may have been lost, and then the device be away.
+const MOST_TRIES: u32 = 3;
 /// What a call that manages keys may take beside, in stall limits: it is made of many calls into the module.
 const MANAGING: u32 = 6;
 /// What making a key may take beside: hardware seeks the primes of an RSA key for minutes.
@@ -404,40 +406,58 @@ impl Shared {
     }
 
     /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
-    /// opens another and tries once more; if the library has lost its device, has that brought back first,
-    /// and waits some seconds for it.
+    /// opens another and tries again; if the library has lost its device, has that brought back first, and
+    /// waits some seconds for it.
     fn on_session<T>(
         &self,
         manager: &mut Manager,
         until: Instant,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let token = self.token();
-        let present = token.module().generation();
-        let (generation, fault) = match manager.session.take().map_or_else(|| token.session(), Ok) {
-            Ok(session) => {
-                let result = session.run_until(until, |session| {
-                    token.log_in(session)?;
-                    work(session)
-                });
-                let Err(Failure::Token(fault)) = result else {
-                    manager.session = Some(session);
-                    return result;
-                };
-                (session.generation(), fault)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let present = self.token().module().generation();
+            let (generation, fault) = match self.try_on_session(manager, until, &work) {
+                (generation, Err(Failure::Token(fault))) => (generation.unwrap_or(present), fault),
+                (_, result) => return result,
+            };
+            let is_away = match fault.class {
+                Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
+                Class::Library => true,
+                // Another store has the library initialised, or has given up and gone.
+                Class::Past => self.token().module().is_down(),
+                _ => false,
+            };
+            if tries == MOST_TRIES {
+                return Err(Failure::Token(fault));
             }
-            Err(fault) => (present, fault),
-        };
-        let is_away = match fault.class {
-            Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
-            Class::Library => true,
-            // Another store has the library initialised, or has given up and gone.
-            Class::Past => token.module().is_down(),
-            _ => false,
-        };
-        if is_away {
-            self.pool.inner().recover_within(generation, &fault.said, PATIENCE);
+            if is_away {
+                self.pool.inner().recover_within(generation, &fault.said, PATIENCE);
+            }
         }
-        manager.session.insert(token.session()?).run_until(until, work)
+    }
+
+    /// Runs `work` once; gives up the session if the token fails. Says of which generation that was.
+    fn try_on_session<T>(
+        &self,
+        manager: &mut Manager,
+        until: Instant,
+        work: impl Fn(&Session) -> Result<T, Failure>,
+    ) -> (Option<u64>, Result<T, Failure>) {
+        let token = self.token();
+        let session = match manager.session.take().map_or_else(|| token.session(), Ok) {
+            Ok(session) => session,
+            Err(fault) => return (None, Err(fault.into())),
+        };
+        let generation = Some(session.generation());
+        let result = session.run_until(until, |session| {
+            token.log_in(session)?;
+            work(session)
+        });
+        if !matches!(result, Err(Failure::Token(_))) {
+            manager.session = Some(session);
+        }
+        (generation, result)
     }
 }
