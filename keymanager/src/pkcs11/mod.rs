@@ -6,8 +6,13 @@
 //! token is logged in to once and never logged out of, since a logout ends every session's login at once.
 //!
 //! What goes wrong is sorted by what helps ([`fault`]): another session, the same a little later, or the
-//! library initialised anew. That makes a new *generation* of the [`module`]: sessions and handles of the
-//! one before are never used again ([`gate`]), since their numbers may name other things by then.
+//! library initialised anew ([`recovery`]). That makes a new *generation* of the [`module`]: sessions and
+//! handles of the one before are never used again ([`gate`]), since their numbers may name other things by
+//! then.
+//!
+//! No call into the module is waited for without an end. Those of threads that sign and those by which the
+//! library is brought back are looked after by the [`watch`]; managing keys has a time limit of its own, and
+//! opening a store is the only thing that lasts as long as the module does.
 
 mod answer;
 mod call;
@@ -63,7 +68,7 @@ struct Shared {
     trust_domain: String,
     // Dropped in this order: the managing session is closed before the threads that may wait for it.
     manager: Arc<tokio::sync::Mutex<Manager>>,
-    /// Until when the call under way that manages keys may take.
+    /// The same, for others: until when the call under way that manages keys may take.
     until: Mutex<Option<Instant>>,
     pool: Arc<Pool>,
     retired: Retirements,
@@ -71,12 +76,13 @@ struct Shared {
 }
 
 /// Managing keys is done by one thread at a time.
-#[derive(Default)]
 struct Manager {
     /// Stays open: the token logs out of itself when its last session closes.
     session: Option<TokenSession>,
     /// The keys in use, so that finding one again finds the same.
     live: BTreeMap<KeyName, Weak<TokenKey>>,
+    /// Until when what it is at may take.
+    until: Instant,
 }
 
 impl Pkcs11Store {
@@ -98,7 +104,8 @@ impl Pkcs11Store {
     /// configuration can work beside a server that is using the token.
     ///
     /// # Errors
-    /// [`KeyError::Setup`] if the module or the token is wrong.
+    /// [`KeyError::Setup`] if the module or the token is wrong, [`KeyError::Unavailable`] if the device may
+    /// be away.
     pub async fn find_token(module: &Path, token: &TokenSelector) -> Result<String, KeyError> {
         let (module, token) = (module.to_owned(), token.clone());
         blocking::run(&module.display().to_string(), move || token::find(&module, &token)).await
@@ -116,7 +123,8 @@ impl Pkcs11Store {
             hardware: token.hardware(),
             longest_message: usize::MAX,
         };
-        let manager = Manager { session: Some(session), live: BTreeMap::new() };
+        let (live, until) = (BTreeMap::new(), Instant::now());
+        let manager = Manager { session: Some(session), live, until };
         let shared = Shared {
             trust_domain,
             manager: Arc::new(tokio::sync::Mutex::new(manager)),
@@ -133,16 +141,17 @@ impl Pkcs11Store {
     async fn run<T: Send + 'static>(
         &self,
         more: Duration,
-        work: impl FnOnce(&Shared, &mut Manager, Instant) -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&Shared, &mut Manager) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, KeyError> {
         let mut manager = self.turn().await?;
         let until = Instant::now() + self.shared.longest() + more;
+        manager.until = until;
         let shared = Arc::clone(&self.shared);
         let place = self.description.place.clone();
         let work = async move {
             blocking::run(&place, move || {
                 shared.set_until(Some(until));
-                let result = work(&shared, &mut manager, until);
+                let result = work(&shared, &mut manager);
                 shared.set_until(None);
                 // Before the store, which closes its session.
                 drop(manager);
@@ -221,37 +230,30 @@ impl KeyStore for Pkcs11Store {
         check_domain(name, &self.shared.trust_domain)?;
         self.description.check(key_type)?;
         let name = name.clone();
-        let work = move |shared: &Shared, manager: &mut _, until| {
-            shared.create(manager, &name, key_type, until)
-        };
-        self.run(MAKING, work).await
+        self.run(MAKING, move |shared, manager| shared.create(manager, &name, key_type)).await
     }
 
     async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(Duration::ZERO, move |shared, manager, until| shared.find(manager, &name, until))
-            .await
+        self.run(NO_MORE, move |shared, manager| shared.find(manager, &name)).await
     }
 
     async fn list(&self) -> Result<Vec<KeyName>, KeyError> {
-        self.run(Duration::ZERO, Shared::list).await
+        self.run(NO_MORE, Shared::list).await
     }
 
     async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(Duration::ZERO, move |shared, manager, until| {
-            shared.describe(manager, name, until)
-        })
-        .await
+        self.run(NO_MORE, move |shared, manager| shared.describe(manager, name)).await
     }
 
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(Duration::ZERO, move |shared, manager, until| {
-            shared.inspect(manager, &name, until)?.ok_or_else(|| not_found(&name))?;
+        self.run(NO_MORE, move |shared, manager| {
+            shared.inspect(manager, &name)?.ok_or_else(|| not_found(&name))?;
             shared.retired.of(&name).set();
             Ok(())
         })
@@ -261,10 +263,7 @@ impl KeyStore for Pkcs11Store {
     async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError> {
         let name = key.name().clone();
         check_domain(&name, &self.shared.trust_domain)?;
-        self.run(Duration::ZERO, move |shared, manager, until| {
-            shared.destroy(manager, &name, until)
-        })
-        .await
+        self.run(NO_MORE, move |shared, manager| shared.destroy(manager, &name)).await
     }
 }
 
@@ -276,6 +275,7 @@ const MOST_TRIES: u32 = 3;
 const MANAGING: u32 = 6;
 /// What making a key may take beside: hardware seeks the primes of an RSA key for minutes.
 const MAKING: Duration = Duration::from_secs(300);
+const NO_MORE: Duration = Duration::ZERO;
 
 fn not_found(name: &KeyName) -> Failure {
     Failure::Key(KeyError::NotFound(name.clone()))
@@ -304,23 +304,21 @@ impl Shared {
         manager: &mut Manager,
         name: &KeyName,
         key_type: KeyType,
-        until: Instant,
     ) -> Result<Arc<dyn SigningKey>, Failure> {
-        if self.inspect(manager, name, until)?.is_some() || self.retired.contains(name) {
+        if self.inspect(manager, name)?.is_some() || self.retired.contains(name) {
             return Err(Failure::Key(KeyError::Exists(name.clone())));
         }
-        self.token().create(name, key_type, until)?;
-        self.find(manager, name, until)?.ok_or_else(|| not_found(name))
+        self.token().create(name, key_type, manager.until)?;
+        self.find(manager, name)?.ok_or_else(|| not_found(name))
     }
 
     fn find(
         &self,
         manager: &mut Manager,
         name: &KeyName,
-        until: Instant,
     ) -> Result<Option<Arc<dyn SigningKey>>, Failure> {
         let token = self.token();
-        let found = self.on_session(manager, until, |session| {
+        let found = self.on_session(manager, |session| {
             let found = token.inspect(session, name)?;
             if let Some(pair) = &found {
                 let took = token.prove(session, name, pair)?;
@@ -355,8 +353,8 @@ impl Shared {
         Ok(TokenKey::new(Arc::clone(&self.pool), Arc::new(facts)))
     }
 
-    fn list(&self, manager: &mut Manager, until: Instant) -> Result<Vec<KeyName>, Failure> {
-        let labels = self.on_session(manager, until, |session| Ok(object::labels(session)?))?;
+    fn list(&self, manager: &mut Manager) -> Result<Vec<KeyName>, Failure> {
+        let labels = self.on_session(manager, |session| Ok(object::labels(session)?))?;
         let names: BTreeSet<KeyName> = labels
             .iter()
             .filter_map(|label| KeyName::parse(label).ok())
@@ -370,9 +368,8 @@ impl Shared {
         &self,
         manager: &mut Manager,
         name: KeyName,
-        until: Instant,
     ) -> Result<Option<KeyDescription>, Failure> {
-        let found = self.inspect(manager, &name, until)?;
+        let found = self.inspect(manager, &name)?;
         let Some(pair) = found.filter(|_| !self.retired.contains(&name)) else { return Ok(None) };
         Ok(Some(KeyDescription {
             name,
@@ -383,26 +380,16 @@ impl Shared {
         }))
     }
 
-    fn destroy(
-        &self,
-        manager: &mut Manager,
-        name: &KeyName,
-        until: Instant,
-    ) -> Result<String, Failure> {
-        self.inspect(manager, name, until)?.ok_or_else(|| not_found(name))?;
+    fn destroy(&self, manager: &mut Manager, name: &KeyName) -> Result<String, Failure> {
+        self.inspect(manager, name)?.ok_or_else(|| not_found(name))?;
         self.retired.of(name).set();
         manager.live.remove(name);
-        self.token().destroy(name, until)?;
+        self.token().destroy(name, manager.until)?;
         Ok(format!("destroyed in {}", self.token().place()))
     }
 
-    fn inspect(
-        &self,
-        manager: &mut Manager,
-        name: &KeyName,
-        until: Instant,
-    ) -> Result<Option<Pair>, Failure> {
-        self.on_session(manager, until, |session| self.token().inspect(session, name))
+    fn inspect(&self, manager: &mut Manager, name: &KeyName) -> Result<Option<Pair>, Failure> {
+        self.on_session(manager, |session| self.token().inspect(session, name))
     }
 
     /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
@@ -411,14 +398,13 @@ impl Shared {
     fn on_session<T>(
         &self,
         manager: &mut Manager,
-        until: Instant,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut tries = 0;
+        let (mut tries, end) = (0, Instant::now() + PATIENCE);
         loop {
             tries += 1;
             let present = self.token().module().generation();
-            let (generation, fault) = match self.try_on_session(manager, until, &work) {
+            let (generation, fault) = match self.try_on_session(manager, &work) {
                 (generation, Err(Failure::Token(fault))) => (generation.unwrap_or(present), fault),
                 (_, result) => return result,
             };
@@ -429,11 +415,12 @@ impl Shared {
                 Class::Past => self.token().module().is_down(),
                 _ => false,
             };
-            if tries == MOST_TRIES {
+            let left = end.saturating_duration_since(Instant::now());
+            if tries == MOST_TRIES || is_away && left.is_zero() {
                 return Err(Failure::Token(fault));
             }
             if is_away {
-                self.pool.inner().recover_within(generation, &fault.said, PATIENCE);
+                self.pool.inner().recover_within(generation, &fault.said, left);
             }
         }
     }
@@ -442,7 +429,6 @@ impl Shared {
     fn try_on_session<T>(
         &self,
         manager: &mut Manager,
-        until: Instant,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> (Option<u64>, Result<T, Failure>) {
         let token = self.token();
@@ -451,7 +437,7 @@ impl Shared {
             Err(fault) => return (None, Err(fault.into())),
         };
         let generation = Some(session.generation());
-        let result = session.run_until(until, |session| {
+        let result = session.run_until(manager.until, |session| {
             token.log_in(session)?;
             work(session)
         });

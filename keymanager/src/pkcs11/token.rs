@@ -391,7 +391,8 @@ impl Drop for TokenSession {
 pub(super) fn find(module: &Path, selector: &TokenSelector) -> Result<String, KeyError> {
     let named = format!("PKCS#11 module {}", module.display());
     let module = module::load(module)?;
-    let _inside = module.enter_now().map_err(|fault| fault.key_error(&named))?;
+    let entered = module.revive().and_then(|()| module.enter_now());
+    let _inside = entered.map_err(|fault| fault.key_error(&named))?;
     select(module.context(), selector).map(|(_, info)| place(&info))
 }
 
