@@ -437,7 +437,7 @@ impl Shared {
             Err(fault) => return (None, Err(fault.into())),
         };
         let generation = Some(session.generation());
-        let result = session.run_until(manager.until, |session| {
+        let result = session.run_until(Instant::now() + self.longest(), |session| {
             token.log_in(session)?;
             work(session)
         });

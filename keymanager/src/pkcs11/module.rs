@@ -210,7 +210,9 @@ impl Module {
         }
         if !self.gate.close(patience) {
             let may_take_long = self.gate.has_guests_alone();
-            self.gate.open(generation);
+            if !self.is_down() {
+                self.gate.open(generation);
+            }
             return Err(not_now(may_take_long));
         }
         let finalized = self.finalize();

@@ -12,17 +12,17 @@ use crate::bench::{Bench, LONG, Opened, name, sign, until};
 
 const STALL: Duration = Duration::from_millis(200);
 
-async fn impatient(bench: &Bench) -> Opened {
-    let settings = Settings { stall_limit: STALL, sessions: 2, ..bench.settings() };
+async fn impatient(bench: &Bench, sessions: usize) -> Opened {
+    let settings = Settings { stall_limit: STALL, sessions, ..bench.settings() };
     let opened = Opened::of(settings).await;
-    opened.warm_up(2).await;
+    opened.warm_up(sessions).await;
     opened
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_hangs_is_told_after_a_while_and_holds_up_neither_signatures_nor_threads() {
     let bench = Bench::new();
-    let opened = impatient(&bench).await;
+    let opened = impatient(&bench, 2).await;
     bench.fault(Function::FindObjectsInit, When::Nth(1), Effect::Hang(Duration::MAX));
     let store = Arc::new(opened.store);
     let started = Instant::now();
@@ -59,7 +59,8 @@ async fn a_call_that_hangs_is_told_after_a_while_and_holds_up_neither_signatures
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_long_in_the_making_delays_a_recovery_and_is_no_hang() {
     let bench = Bench::new();
-    let opened = impatient(&bench).await;
+    // One, so that no other takes up the job that failed before the recovery begins.
+    let opened = impatient(&bench, 1).await;
     let generation = bench.figures.generation();
     let making = bench.fault(Function::GenerateKeyPair, When::Nth(1), Effect::Hang(STALL * 8));
     let store = Arc::new(opened.store);
