@@ -63,7 +63,9 @@ async fn a_library_that_a_store_left_uninitialised_is_initialised_by_the_others(
             bench.fault(Function::Initialize, When::Every(1), Effect::Fail(CKR_GENERAL_ERROR));
         bench.fail_next(Function::SignInit, CKR_DEVICE_REMOVED);
         let key = Arc::clone(&opened.key);
-        let failed = tokio::spawn(async move { sign(&*key, LONG).await });
+        // It has the store as long as it waits.
+        let patience = Duration::from_millis(500);
+        let failed = tokio::spawn(async move { sign(&*key, patience).await });
         until("a try", || bench.device.fired(fault) > 0).await;
         drop(opened);
         failed.await.unwrap().unwrap_err();
