@@ -15,10 +15,10 @@ use cryptoki::error::{Error, Result, Rv};
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys::{
-    CK_C_Sign, CK_C_SignInit, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE,
-    CK_RSA_PKCS_PSS_PARAMS, CK_RV, CKG_MGF1_SHA256, CKM_ECDSA, CKM_ECDSA_SHA256, CKM_ECDSA_SHA384,
-    CKM_EDDSA, CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_SHA256, CKM_SHA256_RSA_PKCS,
-    CKM_SHA256_RSA_PKCS_PSS,
+    CK_C_GetInfo, CK_C_Sign, CK_C_SignInit, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM,
+    CK_MECHANISM_TYPE, CK_RSA_PKCS_PSS_PARAMS, CK_RV, CKG_MGF1_SHA256, CKM_ECDSA, CKM_ECDSA_SHA256,
+    CKM_ECDSA_SHA384, CKM_EDDSA, CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_SHA256, CKM_SHA256_RSA_PKCS,
+    CKM_SHA256_RSA_PKCS_PSS, CKR_CRYPTOKI_NOT_INITIALIZED,
 };
 
 use super::settings::Hashing;
@@ -121,6 +121,7 @@ pub(super) struct SignCalls {
         *mut u8,
         *mut cryptoki_sys::CK_ULONG,
     ) -> CK_RV,
+    get_info: CK_C_GetInfo,
     /// Keeps the functions where they are.
     _library: cryptoki_sys::Pkcs11,
 }
@@ -147,8 +148,19 @@ impl SignCalls {
         Ok(Self {
             sign_init: init.ok_or(Error::NullFunctionPointer)?,
             sign: sign.ok_or(Error::NullFunctionPointer)?,
+            get_info: list.C_GetInfo,
             _library: library,
         })
+    }
+
+    /// Whether they are of the instance that was initialised. The standard does not say that every list of a
+    /// library is of the same one, and p11-kit makes one for each.
+    pub(super) fn are_initialised(&self) -> bool {
+        let Some(get_info) = self.get_info else { return true };
+        let mut info = CK_INFO::default();
+        // SAFETY: the function fills the structure, which lives on this frame.
+        let answer = unsafe { get_info(&mut info) };
+        answer != CKR_CRYPTOKI_NOT_INITIALIZED
     }
 
     /// Has the token sign. The outer error is the token's, the inner one is about the bytes it gave.

@@ -21,6 +21,11 @@ pub(super) enum Class {
     Credentials,
     /// Nothing: a setting, a key's usage or our own call is wrong.
     Refused,
+    /// Handles of the present: those used are of a generation of the module that has ended or is about to.
+    /// Nothing has failed.
+    Past,
+    /// Nothing but the end of calls that hang in the module, which forbid to initialise it anew.
+    Hangs,
 }
 
 impl Class {
@@ -34,11 +39,13 @@ impl Class {
             Self::Sessions => "sessions",
             Self::Credentials => "credentials",
             Self::Refused => "refused",
+            Self::Past => "past",
+            Self::Hangs => "hangs",
         }
     }
 
     /// Sorts a return code (PKCS#11 3.0 §5.1.6). Vendors' own codes are mostly about connections.
-    fn of(code: RvError) -> Self {
+    pub(super) fn of(code: RvError) -> Self {
         use RvError::{
             Cancel, CryptokiNotInitialized, DeviceError, DeviceMemory, DeviceRemoved,
             FunctionCanceled, FunctionFailed, FunctionRejected, GeneralError, HostMemory,
@@ -79,9 +86,6 @@ impl Class {
         }
     }
 }
-
-/// The code of [`Fault::past`].
-const PAST: &str = "past generation";
 
 /// A failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,22 +147,21 @@ impl Fault {
         Self::new(Class::Library, "library", said)
     }
 
-    /// Handles of a generation of the module that has ended or is about to: nothing has failed.
+    /// [`Class::Past`].
     pub(super) fn past() -> Self {
-        Self::new(Class::Library, PAST, "the module has been initialised anew since")
-    }
-
-    pub(super) fn is_past(&self) -> bool {
-        self.code == PAST
+        Self::new(Class::Past, "past generation", "the module has been initialised anew since")
     }
 
     /// For who manages keys in `place`.
     pub(super) fn key_error(self, place: &str) -> KeyError {
         let (place, reason) = (place.to_owned(), self.said);
         match self.class {
-            Class::Session | Class::Device | Class::Library | Class::Later => {
-                KeyError::Unavailable { place, reason }
-            }
+            Class::Session
+            | Class::Device
+            | Class::Library
+            | Class::Later
+            | Class::Past
+            | Class::Hangs => KeyError::Unavailable { place, reason },
             Class::Sessions => {
                 let reason = format!("{reason}; the token allows no more sessions, use fewer");
                 KeyError::Unavailable { place, reason }

@@ -5,6 +5,7 @@
 //! an old one is not let in.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub(super) struct Gate {
     /// How many are inside, and [`CLOSED`].
     inside: AtomicU64,
     generation: AtomicU64,
+    /// Until when those inside may stay who may stay long.
+    guests: Mutex<Vec<Instant>>,
 }
 
 /// A thread inside the module; it leaves when this is dropped.
@@ -24,9 +27,18 @@ pub(super) struct Gate {
 #[must_use]
 pub(super) struct Inside<'a>(&'a Gate);
 
+/// A thread inside that may stay long.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Guest<'a> {
+    inside: Inside<'a>,
+    until: Instant,
+}
+
 impl Gate {
     pub(super) fn open_at(generation: u64) -> Self {
-        Self { inside: AtomicU64::new(0), generation: AtomicU64::new(generation) }
+        let (inside, generation) = (AtomicU64::new(0), AtomicU64::new(generation));
+        Self { inside, generation, guests: Mutex::default() }
     }
 
     /// Lets in who holds handles of the present generation.
@@ -35,6 +47,24 @@ impl Gate {
         let inside = Inside(self);
         let current = self.generation.load(Ordering::SeqCst) == generation;
         (before & CLOSED == 0 && current).then_some(inside)
+    }
+
+    /// As [`enter`](Self::enter), for a call that may take until then without hanging.
+    pub(super) fn enter_until(&self, generation: u64, until: Instant) -> Option<Guest<'_>> {
+        let inside = self.enter(generation)?;
+        self.guests().push(until);
+        Some(Guest { inside, until })
+    }
+
+    /// Whether only those are inside who may stay.
+    pub(super) fn has_guests_alone(&self) -> bool {
+        let now = Instant::now();
+        let guests = self.guests().iter().filter(|until| **until > now).count() as u64;
+        self.inside.load(Ordering::SeqCst) & !CLOSED == guests
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Vec<Instant>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets nobody in any more and waits until all have left, or as long as that; then says whether they
@@ -74,6 +104,15 @@ impl Drop for Inside<'_> {
     }
 }
 
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        let mut guests = self.inside.0.guests();
+        if let Some(place) = guests.iter().position(|until| *until == self.until) {
+            guests.swap_remove(place);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +141,22 @@ mod tests {
             });
             assert!(gate.close(Duration::from_secs(20)));
         });
+    }
+
+    #[test]
+    fn a_guest_is_told_from_one_who_hangs_until_its_time_is_over() {
+        let gate = Gate::open_at(1);
+        let soon = Instant::now() + Duration::from_millis(40);
+        let guest = gate.enter_until(1, soon).unwrap();
+        assert!(!gate.close(Duration::ZERO) && gate.has_guests_alone());
+        gate.open(1);
+        let other = gate.enter(1).unwrap();
+        assert!(!gate.has_guests_alone(), "another is inside");
+        drop(other);
+        assert!(gate.has_guests_alone());
+        thread::sleep(soon.saturating_duration_since(Instant::now()));
+        assert!(!gate.has_guests_alone(), "its time is over");
+        drop(guest);
+        assert!(gate.close(Duration::ZERO), "it has left");
     }
 }

@@ -12,9 +12,23 @@ use crate::secret::{SecretSource, trim_line_end};
 /// Holds the PIN, since a token that lost its sessions wants it again. Wiped when dropped.
 pub(super) struct Login {
     pin: AuthPin,
-    /// Why the PIN was refused, if it was.
-    refused: Mutex<Option<Fault>>,
+    past: Mutex<Past>,
 }
+
+/// What became of earlier logins.
+#[derive(Default)]
+struct Past {
+    /// Why the PIN was refused, if it was.
+    refused: Option<Fault>,
+    /// Failures in a row of which nobody knows whether the token counts them as a wrong PIN.
+    unclear: u8,
+}
+
+/// So many unclear failures in a row are taken as a refusal: tokens lock after three to ten.
+const MOST_UNCLEAR: u8 = 3;
+
+/// What a token says of its PIN: whether there was a wrong one, one more would lock it, it is locked.
+pub(super) type PinState = [bool; 3];
 
 impl Login {
     /// Reads the PIN.
@@ -25,7 +39,7 @@ impl Login {
         if pin.is_empty() {
             return Err(source.unusable("it is empty; write the user PIN there".to_owned()));
         }
-        Ok(Self { pin: AuthPin::from(pin), refused: Mutex::default() })
+        Ok(Self { pin: AuthPin::from(pin), past: Mutex::default() })
     }
 
     /// Makes sure that the token is logged in to. Callers wait for each other, so that the threads of a
@@ -34,27 +48,74 @@ impl Login {
         &self,
         logged_in: impl FnOnce() -> Result<bool>,
         log_in: impl FnOnce(&AuthPin) -> Result<()>,
+        pin_state: impl Fn() -> Option<PinState>,
     ) -> std::result::Result<(), Fault> {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         if logged_in()? {
             return Ok(());
         }
-        if let Some(fault) = &*refused {
+        if let Some(fault) = &past.refused {
             return Err(fault.clone());
         }
+        let before = pin_state();
         match log_in(&self.pin) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-            Err(error) => {
-                let mut fault = Fault::from(error);
-                // Whatever the token has against this login, it would have against the next, and may count it.
-                if fault.class == Class::Refused {
-                    fault.class = Class::Credentials;
-                }
-                if fault.class == Class::Credentials {
-                    *refused = Some(fault.clone());
-                }
-                Err(fault)
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+                past.unclear = 0;
+                Ok(())
             }
+            Err(error) => Err(past.failed(error, before, pin_state())),
+        }
+    }
+}
+
+impl Past {
+    /// A login failed. Whatever the token has against the PIN, it would have against it at the next try,
+    /// and may count it.
+    fn failed(&mut self, error: Error, before: Option<PinState>, after: Option<PinState>) -> Fault {
+        let meaning = Meaning::of(&error);
+        let mut fault = Fault::from(error);
+        self.unclear += u8::from(meaning == Meaning::Unclear);
+        if meaning == Meaning::Refused || self.unclear >= MOST_UNCLEAR || is_worse(before, after) {
+            fault.class = Class::Credentials;
+            self.refused = Some(fault.clone());
+        }
+        fault
+    }
+}
+
+/// Whether the token has counted a wrong PIN.
+fn is_worse(before: Option<PinState>, after: Option<PinState>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else { return false };
+    before.iter().zip(after).any(|(before, after)| after && !before)
+}
+
+/// What a failed login says of the PIN.
+#[derive(PartialEq, Eq)]
+enum Meaning {
+    /// The token does not take it, or us: trying again may lock it. Vendors' own codes may mean that.
+    Refused,
+    /// The PIN has not come to be looked at: device, connection or session failed. That heals.
+    NotAsked,
+    /// Nobody knows.
+    Unclear,
+}
+
+impl Meaning {
+    fn of(error: &Error) -> Self {
+        use RvError::{
+            DeviceError, DeviceMemory, FunctionFailed, GeneralError, HostMemory, SessionClosed,
+            SessionCount, SessionHandleInvalid, UnknownErrorCode, VendorDefined,
+        };
+        let Error::Pkcs11(code, _) = error else { return Self::Refused };
+        match (code, Class::of(*code)) {
+            (VendorDefined(_), _) | (_, Class::Refused | Class::Credentials) => Self::Refused,
+            (_, Class::Library)
+            | (
+                DeviceError | GeneralError | FunctionFailed | DeviceMemory | HostMemory
+                | UnknownErrorCode(_) | SessionClosed | SessionHandleInvalid | SessionCount,
+                _,
+            ) => Self::NotAsked,
+            _ => Self::Unclear,
         }
     }
 }
@@ -63,44 +124,89 @@ impl Login {
 mod tests {
     use super::*;
     use cryptoki::context::Function;
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
 
     fn login() -> Login {
-        Login { pin: AuthPin::from("4711"), refused: Mutex::default() }
+        Login { pin: AuthPin::from("4711"), past: Mutex::default() }
     }
 
     fn answer(code: RvError) -> Result<()> {
         Err(Error::Pkcs11(code, Function::Login))
     }
 
-    #[test]
-    fn a_refused_pin_is_offered_once_and_never_again() {
-        let (login, tries) = (login(), Cell::new(0));
-        for _ in 0..5 {
+    /// How often the PIN is offered to a token that answers this to it, ever.
+    fn offers(code: RvError, states: &[PinState]) -> usize {
+        let (login, tries, states) = (login(), Cell::new(0), RefCell::new(states.iter()));
+        for _ in 0..20 {
             let result = login.ensure(
                 || Ok(false),
                 |_| {
                     tries.set(tries.get() + 1);
-                    answer(RvError::PinIncorrect)
+                    answer(code)
                 },
+                || states.borrow_mut().next().copied(),
             );
-            assert_eq!(result.unwrap_err().class, Class::Credentials);
+            assert!(result.is_err());
         }
-        assert_eq!(tries.get(), 1);
+        tries.get()
     }
 
     #[test]
-    fn a_failing_device_may_be_asked_again() {
+    fn a_refused_pin_is_offered_once_and_never_again() {
+        for code in [
+            RvError::PinIncorrect,
+            RvError::PinLocked,
+            RvError::ArgumentsBad,
+            RvError::VendorDefined(0x8000_0001),
+        ] {
+            assert_eq!(offers(code, &[]), 1, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_of_which_nobody_knows_is_tried_three_times_in_a_row() {
+        for code in
+            [RvError::ObjectHandleInvalid, RvError::OperationActive, RvError::FunctionCanceled]
+        {
+            assert_eq!(offers(code, &[]), 3, "{code:?}");
+        }
         let login = login();
-        let failed = login.ensure(|| Ok(false), |_| answer(RvError::FunctionFailed));
-        assert_eq!(failed.unwrap_err().class, Class::Later);
-        assert_eq!(login.ensure(|| Ok(false), |_| Ok(())), Ok(()));
+        for _ in 0..5 {
+            for _ in 0..2 {
+                let failed = answer(RvError::ObjectHandleInvalid);
+                let failed = login.ensure(|| Ok(false), |_| failed, || None).unwrap_err();
+                assert_eq!(failed.class, Class::Session);
+            }
+            assert_eq!(login.ensure(|| Ok(false), |_| Ok(()), || None), Ok(()), "in a row");
+        }
+    }
+
+    #[test]
+    fn a_failing_device_may_be_asked_again_and_again() {
+        for code in [
+            RvError::FunctionFailed,
+            RvError::DeviceError,
+            RvError::DeviceRemoved,
+            RvError::SessionHandleInvalid,
+            RvError::SessionCount,
+        ] {
+            assert_eq!(offers(code, &[]), 20, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_pin_that_the_token_counts_is_one_whatever_the_code_says() {
+        let (well, low, last) = ([false; 3], [true, false, false], [true, true, false]);
+        assert_eq!(offers(RvError::FunctionFailed, &[well, low]), 1);
+        assert_eq!(offers(RvError::FunctionFailed, &[low, low, low, last]), 2);
+        assert_eq!(offers(RvError::FunctionFailed, &[low; 40]), 20, "it was another's");
     }
 
     #[test]
     fn a_login_by_someone_else_is_as_good() {
-        let login = login();
-        assert_eq!(login.ensure(|| Ok(false), |_| answer(RvError::UserAlreadyLoggedIn)), Ok(()));
-        assert_eq!(login.ensure(|| Ok(true), |_| panic!("no need to log in")), Ok(()));
+        let (login, already) = (login(), || answer(RvError::UserAlreadyLoggedIn));
+        assert_eq!(login.ensure(|| Ok(false), |_| already(), || None), Ok(()));
+        let unneeded = |_: &AuthPin| panic!("no need to log in");
+        assert_eq!(login.ensure(|| Ok(true), unneeded, || None), Ok(()));
     }
 }

@@ -6,8 +6,13 @@
 //! token is logged in to once and never logged out of, since a logout ends every session's login at once.
 //!
 //! What goes wrong is sorted by what helps ([`fault`]): another session, the same a little later, or the
-//! library initialised anew. That makes a new *generation* of the [`module`]: sessions and handles of the
-//! one before are never used again ([`gate`]), since their numbers may name other things by then.
+//! library initialised anew ([`recovery`]). That makes a new *generation* of the [`module`]: sessions and
+//! handles of the one before are never used again ([`gate`]), since their numbers may name other things by
+//! then.
+//!
+//! No call into the module is waited for without an end. Those of threads that sign and those by which the
+//! library is brought back are looked after by the [`watch`]; managing keys has a time limit of its own, and
+//! opening a store is the only thing that lasts as long as the module does.
 
 mod answer;
 mod call;
@@ -19,6 +24,7 @@ mod module;
 mod object;
 mod pool;
 mod queue;
+mod recovery;
 mod settings;
 mod token;
 mod watch;
@@ -29,7 +35,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ca_core::key::{
@@ -37,6 +43,7 @@ use ca_core::key::{
     StoreHealth,
 };
 use cryptoki::session::Session;
+use tokio::sync::OwnedMutexGuard;
 
 pub use object::Template;
 pub use settings::{Hashing, Settings, TokenSelector};
@@ -60,25 +67,28 @@ pub struct Pkcs11Store {
 struct Shared {
     trust_domain: String,
     // Dropped in this order: the managing session is closed before the threads that may wait for it.
-    manager: Mutex<Manager>,
+    manager: Arc<tokio::sync::Mutex<Manager>>,
+    /// The same, for others: until when the call under way that manages keys may take.
+    until: Mutex<Option<Instant>>,
     pool: Arc<Pool>,
     retired: Retirements,
     oversight: Oversight,
 }
 
 /// Managing keys is done by one thread at a time.
-#[derive(Default)]
 struct Manager {
     /// Stays open: the token logs out of itself when its last session closes.
     session: Option<TokenSession>,
     /// The keys in use, so that finding one again finds the same.
     live: BTreeMap<KeyName, Weak<TokenKey>>,
+    /// Until when what it is at may take.
+    until: Instant,
 }
 
 impl Pkcs11Store {
     /// Loads the module, finds the token and logs in to it, once.
     ///
-    /// Signing needs a tokio runtime with its timer on.
+    /// Using it needs a tokio runtime with its timer on.
     ///
     /// # Errors
     /// [`KeyError::Setup`] if a setting, the module, the token or the PIN's source is wrong,
@@ -94,7 +104,8 @@ impl Pkcs11Store {
     /// configuration can work beside a server that is using the token.
     ///
     /// # Errors
-    /// [`KeyError::Setup`] if the module or the token is wrong.
+    /// [`KeyError::Setup`] if the module or the token is wrong, [`KeyError::Unavailable`] if the device may
+    /// be away.
     pub async fn find_token(module: &Path, token: &TokenSelector) -> Result<String, KeyError> {
         let (module, token) = (module.to_owned(), token.clone());
         blocking::run(&module.display().to_string(), move || token::find(&module, &token)).await
@@ -112,9 +123,12 @@ impl Pkcs11Store {
             hardware: token.hardware(),
             longest_message: usize::MAX,
         };
+        let (live, until) = (BTreeMap::new(), Instant::now());
+        let manager = Manager { session: Some(session), live, until };
         let shared = Shared {
             trust_domain,
-            manager: Mutex::new(Manager { session: Some(session), live: BTreeMap::new() }),
+            manager: Arc::new(tokio::sync::Mutex::new(manager)),
+            until: Mutex::default(),
             pool: Arc::new(Pool::start(token, settings)?),
             retired: Retirements::default(),
             oversight: settings.oversight.clone(),
@@ -122,24 +136,62 @@ impl Pkcs11Store {
         Ok(Self { description, shared: Arc::new(shared) })
     }
 
+    /// Does it, no longer than managing keys may take and `more`. What takes longer goes on without its
+    /// caller, and those who come after it are refused.
     async fn run<T: Send + 'static>(
         &self,
+        more: Duration,
         work: impl FnOnce(&Shared, &mut Manager) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, KeyError> {
+        let mut manager = self.turn().await?;
+        let until = Instant::now() + self.shared.longest() + more;
+        manager.until = until;
         let shared = Arc::clone(&self.shared);
-        blocking::run(&self.description.place, move || {
-            // A panic under the lock leaves at worst a session to be opened again.
-            let mut manager = shared.manager.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&shared, &mut manager).map_err(|failure| failure.key_error(shared.token().place()))
-        })
-        .await
+        let place = self.description.place.clone();
+        let work = async move {
+            blocking::run(&place, move || {
+                shared.set_until(Some(until));
+                let result = work(&shared, &mut manager);
+                shared.set_until(None);
+                // Before the store, which closes its session.
+                drop(manager);
+                result.map_err(|failure| failure.key_error(shared.token().place()))
+            })
+            .await
+        };
+        match tokio::time::timeout_at(until.into(), work).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(self.takes_too_long("it has not answered yet, and may still do what was asked"))
+            }
+        }
+    }
+
+    /// Waits for the turn to manage keys, unless who has it hangs.
+    async fn turn(&self) -> Result<OwnedMutexGuard<Manager>, KeyError> {
+        let manager = || Arc::clone(&self.shared.manager);
+        if let Ok(turn) = manager().try_lock_owned() {
+            return Ok(turn);
+        }
+        let hangs =
+            "another call that manages keys hangs in it; if it stays so, start the process anew";
+        if self.shared.until().is_some_and(|until| Instant::now() >= until) {
+            return Err(self.takes_too_long(hangs));
+        }
+        let turn = tokio::time::timeout(self.shared.longest(), manager().lock_owned()).await;
+        turn.map_err(|_| self.takes_too_long("another call that manages keys is not done yet"))
+    }
+
+    fn takes_too_long(&self, reason: &str) -> KeyError {
+        KeyError::Unavailable { place: self.description.place.clone(), reason: reason.to_owned() }
     }
 }
 
 impl Drop for Shared {
     /// Closing a session calls the module, which may hang: it is given as long as the threads are.
     fn drop(&mut self) {
-        let manager = self.manager.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Free: whoever has the turn has the store too.
+        let Ok(mut manager) = self.manager.try_lock() else { return };
         let Some(session) = manager.session.take() else { return };
         let (closed, wait) = mpsc::channel::<()>();
         let closing = thread::Builder::new().name("key store end".to_owned());
@@ -178,29 +230,29 @@ impl KeyStore for Pkcs11Store {
         check_domain(name, &self.shared.trust_domain)?;
         self.description.check(key_type)?;
         let name = name.clone();
-        self.run(move |shared, manager| shared.create(manager, &name, key_type)).await
+        self.run(MAKING, move |shared, manager| shared.create(manager, &name, key_type)).await
     }
 
     async fn find(&self, name: &KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(move |shared, manager| shared.find(manager, &name)).await
+        self.run(NO_MORE, move |shared, manager| shared.find(manager, &name)).await
     }
 
     async fn list(&self) -> Result<Vec<KeyName>, KeyError> {
-        self.run(Shared::list).await
+        self.run(NO_MORE, Shared::list).await
     }
 
     async fn describe(&self, name: &KeyName) -> Result<Option<KeyDescription>, KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(move |shared, manager| shared.describe(manager, name)).await
+        self.run(NO_MORE, move |shared, manager| shared.describe(manager, name)).await
     }
 
     async fn retire(&self, name: &KeyName) -> Result<(), KeyError> {
         check_domain(name, &self.shared.trust_domain)?;
         let name = name.clone();
-        self.run(move |shared, manager| {
+        self.run(NO_MORE, move |shared, manager| {
             shared.inspect(manager, &name)?.ok_or_else(|| not_found(&name))?;
             shared.retired.of(&name).set();
             Ok(())
@@ -211,12 +263,19 @@ impl KeyStore for Pkcs11Store {
     async fn destroy(&self, key: &ExpiredKey) -> Result<String, KeyError> {
         let name = key.name().clone();
         check_domain(&name, &self.shared.trust_domain)?;
-        self.run(move |shared, manager| shared.destroy(manager, &name)).await
+        self.run(NO_MORE, move |shared, manager| shared.destroy(manager, &name)).await
     }
 }
 
 /// How long managing keys waits for a device to be brought back.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a step of managing keys is tried: a session may have been lost, and then the device be away.
+const MOST_TRIES: u32 = 3;
+/// What a call that manages keys may take beside, in stall limits: it is made of many calls into the module.
+const MANAGING: u32 = 6;
+/// What making a key may take beside: hardware seeks the primes of an RSA key for minutes.
+const MAKING: Duration = Duration::from_secs(300);
+const NO_MORE: Duration = Duration::ZERO;
 
 fn not_found(name: &KeyName) -> Failure {
     Failure::Key(KeyError::NotFound(name.clone()))
@@ -225,6 +284,19 @@ fn not_found(name: &KeyName) -> Failure {
 impl Shared {
     fn token(&self) -> &Token {
         self.pool.token()
+    }
+
+    /// What a call that manages keys may take, and makes none.
+    fn longest(&self) -> Duration {
+        PATIENCE + self.pool.inner().stall_limit * MANAGING
+    }
+
+    fn until(&self) -> Option<Instant> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_until(&self, until: Option<Instant>) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     fn create(
@@ -236,7 +308,7 @@ impl Shared {
         if self.inspect(manager, name)?.is_some() || self.retired.contains(name) {
             return Err(Failure::Key(KeyError::Exists(name.clone())));
         }
-        self.token().create(name, key_type)?;
+        self.token().create(name, key_type, manager.until)?;
         self.find(manager, name)?.ok_or_else(|| not_found(name))
     }
 
@@ -312,7 +384,7 @@ impl Shared {
         self.inspect(manager, name)?.ok_or_else(|| not_found(name))?;
         self.retired.of(name).set();
         manager.live.remove(name);
-        self.token().destroy(name)?;
+        self.token().destroy(name, manager.until)?;
         Ok(format!("destroyed in {}", self.token().place()))
     }
 
@@ -321,36 +393,57 @@ impl Shared {
     }
 
     /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
-    /// opens another and tries once more; if the library has lost its device, has that brought back first,
-    /// and waits some seconds for it.
+    /// opens another and tries again; if the library has lost its device, has that brought back first, and
+    /// waits some seconds for it.
     fn on_session<T>(
         &self,
         manager: &mut Manager,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let token = self.token();
-        let present = token.module().generation();
-        let (generation, fault) = match manager.session.take().map_or_else(|| token.session(), Ok) {
-            Ok(session) => {
-                let result = session.run(|session| {
-                    token.log_in(session)?;
-                    work(session)
-                });
-                let Err(Failure::Token(fault)) = result else {
-                    manager.session = Some(session);
-                    return result;
-                };
-                (session.generation(), fault)
+        let (mut tries, end) = (0, Instant::now() + PATIENCE);
+        loop {
+            tries += 1;
+            let present = self.token().module().generation();
+            let (generation, fault) = match self.try_on_session(manager, &work) {
+                (generation, Err(Failure::Token(fault))) => (generation.unwrap_or(present), fault),
+                (_, result) => return result,
+            };
+            let is_away = match fault.class {
+                Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
+                Class::Library => true,
+                // Another store has the library initialised, or has given up and gone.
+                Class::Past => self.token().module().is_down(),
+                _ => false,
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            if tries == MOST_TRIES || is_away && left.is_zero() {
+                return Err(Failure::Token(fault));
             }
-            Err(fault) => (present, fault),
-        };
-        match fault.class {
-            Class::Refused | Class::Credentials => return Err(Failure::Token(fault)),
-            Class::Library if !fault.is_past() => {
-                self.pool.inner().recover_within(generation, &fault.said, PATIENCE);
+            if is_away {
+                self.pool.inner().recover_within(generation, &fault.said, left);
             }
-            Class::Library | Class::Session | Class::Device | Class::Later | Class::Sessions => {}
         }
-        manager.session.insert(token.session()?).run(work)
+    }
+
+    /// Runs `work` once; gives up the session if the token fails. Says of which generation that was.
+    fn try_on_session<T>(
+        &self,
+        manager: &mut Manager,
+        work: impl Fn(&Session) -> Result<T, Failure>,
+    ) -> (Option<u64>, Result<T, Failure>) {
+        let token = self.token();
+        let session = match manager.session.take().map_or_else(|| token.session(), Ok) {
+            Ok(session) => session,
+            Err(fault) => return (None, Err(fault.into())),
+        };
+        let generation = Some(session.generation());
+        let result = session.run_until(Instant::now() + self.longest(), |session| {
+            token.log_in(session)?;
+            work(session)
+        });
+        if !matches!(result, Err(Failure::Token(_))) {
+            manager.session = Some(session);
+        }
+        (generation, result)
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use cryptoki::error::{Error, RvError};
 
 use super::call::SignCalls;
 use super::fault::{Class, Fault};
-use super::gate::{Gate, Inside};
+use super::gate::{Gate, Guest, Inside};
+use super::watch::Stopwatch;
 
 /// By canonical path. `C_Initialize` counts per process, not per user of the library, so neither may
 /// two stores do it, nor may one finalise what the other is using: a loaded module stays.
@@ -23,9 +25,6 @@ static MODULES: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new
 /// Network HSM take seconds.
 const LONGEST_INITIALISATION: Duration = Duration::from_secs(10);
 
-/// The code of a recovery that a hanging call forbids.
-pub(super) const HANGS: &str = "hangs";
-
 /// A loaded library.
 pub(super) struct Module {
     context: Pkcs11,
@@ -33,6 +32,12 @@ pub(super) struct Module {
     gate: Gate,
     /// Held by the one thread that initialises the library anew.
     recovery: Mutex<()>,
+    /// The call by which it is being finalised or initialised.
+    starting: Stopwatch,
+    /// The gate is closed because the library does not initialise.
+    down: AtomicBool,
+    /// The newest generation in which somebody got a session.
+    good: AtomicU64,
 }
 
 impl fmt::Debug for Module {
@@ -65,6 +70,8 @@ pub(super) fn load(path: &Path) -> Result<Arc<Module>, KeyError> {
         setup(format!("it does not load: {error}; name the library that the vendor documents"))
     };
     let context = Pkcs11::new(&canonical).map_err(|error| no_module(&error))?;
+    // Whatever comes of it, it stays in memory: it may have started threads.
+    std::mem::forget(context.clone());
     let calls = SignCalls::load(&canonical).map_err(|error| no_module(&error))?;
     if let Err(error) = initialize(&context) {
         // Some libraries are half initialised after that, and would say so at the next try.
@@ -75,21 +82,43 @@ pub(super) fn load(path: &Path) -> Result<Arc<Module>, KeyError> {
         let place = format!("PKCS#11 module {}", path.display());
         return Err(Fault { said: reason, ..fault }.key_error(&place));
     }
-    let module =
-        Arc::new(Module { context, calls, gate: Gate::open_at(1), recovery: Mutex::new(()) });
+    if !calls.are_initialised() {
+        return Err(setup(
+            "it gives each caller an instance of its own (as p11-kit does), so that signatures \
+             would be asked of one that was not initialised; name the vendor's own library"
+                .to_owned(),
+        ));
+    }
+    let module = Arc::new(Module::new(context, calls));
     modules.insert(canonical, Arc::clone(&module));
     Ok(module)
 }
 
 fn initialize(context: &Pkcs11) -> cryptoki::error::Result<()> {
-    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+    match start(context) {
         // Something else in this process uses the library too, which is its right.
         Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
         result => result,
     }
 }
 
+fn start(context: &Pkcs11) -> cryptoki::error::Result<()> {
+    context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+}
+
 impl Module {
+    fn new(context: Pkcs11, calls: SignCalls) -> Self {
+        Self {
+            context,
+            calls,
+            gate: Gate::open_at(1),
+            recovery: Mutex::new(()),
+            starting: Stopwatch::default(),
+            down: AtomicBool::new(false),
+            good: AtomicU64::new(0),
+        }
+    }
+
     /// The context, for calls made [inside](Self::enter).
     pub(super) fn context(&self) -> &Pkcs11 {
         &self.context
@@ -110,36 +139,69 @@ impl Module {
         self.gate.is_closed()
     }
 
+    /// Whether nobody may call it because it does not initialise.
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::SeqCst)
+    }
+
+    /// For how long the call has taken by which the library is being finalised or initialised.
+    pub(super) fn has_been_starting_for(&self, now: Instant) -> Option<Duration> {
+        self.starting.elapsed(now)
+    }
+
+    /// Somebody got a session in that generation.
+    pub(super) fn is_good_in(&self, generation: u64) {
+        self.good.fetch_max(generation, Ordering::SeqCst);
+    }
+
+    /// Whether somebody got a session in the present generation.
+    pub(super) fn is_good(&self) -> bool {
+        self.good.load(Ordering::SeqCst) == self.generation() && !self.is_down()
+    }
+
     /// Lets this thread call the library with handles of that generation.
     ///
     /// # Errors
-    /// [`Class::Library`] if the handles are of the past, or the library is being initialised.
+    /// [`Class::Past`] if the handles are of the past, or the library is being initialised.
     pub(super) fn enter(&self, generation: u64) -> Result<Inside<'_>, Fault> {
         self.gate.enter(generation).ok_or_else(Fault::past)
+    }
+
+    /// As [`enter`](Self::enter), for a call that may take until then without hanging.
+    ///
+    /// # Errors
+    /// [`Class::Past`] as there.
+    pub(super) fn enter_until(&self, generation: u64, until: Instant) -> Result<Guest<'_>, Fault> {
+        self.gate.enter_until(generation, until).ok_or_else(Fault::past)
     }
 
     /// Lets this thread call the library, for handles that it is about to get: with the present generation.
     /// Waits while the library is being initialised, for some seconds.
     ///
     /// # Errors
-    /// [`Class::Library`] if that takes longer.
+    /// [`Class::Past`] if that takes longer.
     pub(super) fn enter_now(&self) -> Result<(u64, Inside<'_>), Fault> {
         let end = Instant::now() + LONGEST_INITIALISATION;
         loop {
             let generation = self.generation();
             match self.enter(generation) {
                 Ok(inside) => return Ok((generation, inside)),
-                Err(fault) if Instant::now() >= end => return Err(fault),
+                Err(fault) if Instant::now() >= end => {
+                    let said = "the PKCS#11 library is being initialised anew".to_owned();
+                    return Err(Fault { said, ..fault });
+                }
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
         }
     }
 
     /// Initialises the library anew, unless somebody has done so since generation `seen`. Waits for the
-    /// calls under way, at most `patience`; a thread that hangs in the library forbids it.
+    /// calls under way, at most `patience`; a thread that hangs in the library forbids it. A library that
+    /// cannot be finalised stays as it is, and so do all handles.
     ///
     /// # Errors
-    /// [`Class::Library`] if it does not come back; it may be tried again.
+    /// [`Class::Library`] if it does not come back; it may be tried again. [`Class::Later`] while a call is
+    /// under way that may take long, [`Class::Hangs`] if one hangs.
     pub(super) fn recover(&self, seen: u64, patience: Duration) -> Result<(), Fault> {
         let _turn = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = self.generation();
@@ -147,29 +209,70 @@ impl Module {
             return Ok(());
         }
         if !self.gate.close(patience) {
-            self.gate.open(generation);
-            let reason = "a call hangs in the module, so it cannot be initialised anew";
-            return Err(Fault::new(Class::Library, HANGS, reason));
-        }
-        match self.context.clone().finalize() {
-            // It was finalised under us, or has lost its own state.
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
-            Err(error) => {
-                let said = Fault::from(error).said;
-                tracing::warn!(error = said, "C_Finalize failed; C_Initialize is tried");
+            let may_take_long = self.gate.has_guests_alone();
+            if !self.is_down() {
+                self.gate.open(generation);
             }
+            return Err(not_now(may_take_long));
         }
-        match initialize(&self.context) {
-            Ok(()) => {
-                self.gate.open(generation + 1);
-                Ok(())
+        let finalized = self.finalize();
+        match self.starting.time(|| start(&self.context)) {
+            Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) if !finalized => {
+                self.open(generation);
+            }
+            // Something else in this process uses the library too, and was quicker.
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {
+                self.open(generation + 1);
             }
             // The gate stays closed: there is no library to call until the next try.
             Err(error) => {
+                self.down.store(true, Ordering::SeqCst);
                 let said = Fault::from(error).said;
-                Err(Fault::library(&format!("the module does not initialise: {said}")))
+                return Err(Fault::library(&format!("the module does not initialise: {said}")));
             }
         }
+        Ok(())
+    }
+
+    /// Says whether it did.
+    fn finalize(&self) -> bool {
+        match self.starting.time(|| self.context.clone().finalize()) {
+            // It was finalised under us, or has lost its own state.
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => true,
+            Err(error) => {
+                let said = Fault::from(error).said;
+                tracing::warn!(error = said, "C_Finalize failed; C_Initialize is tried");
+                false
+            }
+        }
+    }
+
+    fn open(&self, generation: u64) {
+        self.down.store(false, Ordering::SeqCst);
+        self.gate.open(generation);
+    }
+
+    /// Initialises it if nobody may call it because that failed before, and whoever tried has gone.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover).
+    pub(super) fn revive(&self) -> Result<(), Fault> {
+        if self.is_down() {
+            self.recover(self.generation(), LONGEST_INITIALISATION)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Why the library cannot be initialised anew just now.
+fn not_now(may_take_long: bool) -> Fault {
+    if may_take_long {
+        let reason = "keys are being managed, which may take long; the module is initialised anew after that";
+        Fault::new(Class::Later, "managing", reason)
+    } else {
+        let reason = "a call hangs in the module, so it cannot be initialised anew";
+        Fault::new(Class::Hangs, "hangs", reason)
     }
 }
 

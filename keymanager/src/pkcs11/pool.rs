@@ -2,9 +2,10 @@
 //!
 //! A call into a module may take as long as it likes and cannot be cancelled. So callers never wait for a
 //! thread but for an answer, until their deadline; the [`Watch`](super::watch) looks after threads that
-//! hang; and when the library has lost its device, one thread brings it back while the rest wait.
+//! hang; and when the library has lost its device, one thread brings it back ([`recovery`](super::recovery))
+//! while the rest wait.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Thread};
@@ -15,10 +16,9 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::answer::{Answers, Reply};
 use super::call::Input;
-use super::fault::{Class, Fault};
 use super::key::Facts;
-use super::module::HANGS;
 use super::queue::{Bounds, Full, Queue};
+use super::recovery::Recovery;
 use super::settings::Settings;
 use super::token::Token;
 use super::watch;
@@ -95,9 +95,7 @@ pub(super) struct Inner {
     /// The keys that are in use; the one to probe with is the last.
     keys: Mutex<Vec<Weak<Facts>>>,
     pub(super) watcher: Watcher,
-    /// Errors of the whole device in a row.
-    device_errors: AtomicU32,
-    health: Mutex<Health>,
+    pub(super) recovery: Recovery,
     /// Threads that hang in the module.
     hanging: AtomicUsize,
     hanging_sessions: Gauge,
@@ -113,12 +111,6 @@ pub(super) struct Watcher {
     /// There is nothing more to watch.
     ended: AtomicBool,
     thread: Mutex<Option<Thread>>,
-}
-
-struct Health {
-    state: StoreHealth,
-    /// The last thing that went wrong, for who asks why there was no signature.
-    trouble: String,
 }
 
 impl Pool {
@@ -140,8 +132,7 @@ impl Pool {
             slots: Mutex::default(),
             keys: Mutex::default(),
             watcher: Watcher::default(),
-            device_errors: AtomicU32::new(0),
-            health: Mutex::new(Health { state: StoreHealth::Good, trouble: String::new() }),
+            recovery: Recovery::default(),
             hanging: AtomicUsize::new(0),
             most_hanging: settings.sessions.min(MOST_HANGING),
             alive: Mutex::new(Some(sender)),
@@ -169,7 +160,7 @@ impl Pool {
     }
 
     pub(super) fn health(&self) -> StoreHealth {
-        self.inner.health().state.clone()
+        self.inner.health()
     }
 }
 
@@ -222,34 +213,9 @@ impl Inner {
         }
     }
 
-    /// The answer to who asks a pool that has ended.
-    pub(super) fn stopped(&self, key: String) -> SignError {
-        match &self.health().state {
-            StoreHealth::Lost(reason) | StoreHealth::Stuck(reason) => {
-                SignError::Refused { key, reason: reason.clone() }
-            }
-            _ => SignError::Unavailable { key, reason: "the key store is closed".to_owned() },
-        }
-    }
-
-    /// Why there was no signature in time, as far as it is known.
-    pub(super) fn late(&self, key: String) -> SignError {
-        let health = self.health();
-        let reason = match (&health.state, health.trouble.as_str()) {
-            (StoreHealth::Good, "") => "the device did not answer before the deadline".to_owned(),
-            (StoreHealth::Good, trouble) => {
-                format!(
-                    "the device did not answer before the deadline; its last trouble: {trouble}"
-                )
-            }
-            (ill, _) => ill.reason().unwrap_or_default().to_owned(),
-        };
-        SignError::Late { key, reason }
-    }
-
     pub(super) fn start_worker(self: &Arc<Self>) -> std::io::Result<()> {
         let slot = Arc::new(Slot::default());
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let alive = self.alive();
         let number = {
             let mut slots = self.slots();
             slots.push(Arc::clone(&slot));
@@ -263,6 +229,11 @@ impl Inner {
             drop(alive);
         })?;
         Ok(())
+    }
+
+    /// Held by each thread until it ends; `None` if the pool has ended.
+    pub(super) fn alive(&self) -> Option<mpsc::Sender<()>> {
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn slots(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
@@ -288,141 +259,8 @@ impl Inner {
         keys.iter().rev().filter_map(Weak::upgrade).find(usable)
     }
 
-    /// Notes a fault of the device where people look for it.
-    pub(super) fn note(&self, fault: &Fault) {
-        self.metrics.error(fault.class.name(), &fault.code);
-        self.health().trouble.clone_from(&fault.said);
-    }
-
-    /// A probe was signed, or was not.
-    pub(super) fn probed(&self, outcome: Result<(), String>) {
-        self.metrics.healthy(outcome.is_ok());
-        let place = self.token.place();
-        match outcome {
-            Ok(()) => {
-                if let Some(StoreHealth::Ailing(_)) = self.set_state(StoreHealth::Good) {
-                    tracing::info!(place, "the keys sign again");
-                }
-            }
-            Err(reason) => {
-                if self.set_state(StoreHealth::Ailing(reason.clone())).is_some() {
-                    tracing::warn!(place, reason, "a probe was not signed");
-                }
-            }
-        }
-    }
-
-    fn health(&self) -> MutexGuard<'_, Health> {
-        // Two texts and a state: a panic elsewhere leaves nothing half done.
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Brings the library back, unless another thread is at it or has been since generation `seen`. Meanwhile
-    /// nobody is served. Tries for as long as it takes; callers wait until their deadlines.
-    pub(super) fn recover(&self, seen: u64, cause: &str) {
-        if !self.queue.pause() {
-            return;
-        }
-        let started = Instant::now();
-        let place = self.token.place();
-        self.ailing(format!(
-            "the PKCS#11 library has lost its device ({cause}); it is being reopened"
-        ));
-        let (mut seen, mut hung) = (seen, 0);
-        for wait in backoff() {
-            if self.queue.is_closed() {
-                return;
-            }
-            let recovered = self.token.module().recover(seen, self.stall_limit);
-            match recovered.and_then(|()| self.token.session().map(drop)) {
-                Ok(()) => break,
-                Err(fault) if fault.class == Class::Credentials => {
-                    return self.fail(StoreHealth::Lost(fault.said));
-                }
-                Err(fault) => {
-                    self.note(&fault);
-                    hung += usize::from(fault.code == HANGS);
-                    if hung > 1 {
-                        let reason = format!("{}; start the process anew", fault.said);
-                        return self.fail(StoreHealth::Stuck(reason));
-                    }
-                    seen = self.token.module().generation();
-                    self.ailing(format!(
-                        "the PKCS#11 library does not find its device: {}",
-                        fault.said
-                    ));
-                    thread::sleep(wait);
-                }
-            }
-        }
-        if self.set_state(StoreHealth::Good).is_some() {
-            self.metrics.healthy(true);
-        }
-        self.device_errors.store(0, Ordering::Relaxed);
-        self.queue.resume();
-        let (generation, took) = (self.token.module().generation(), started.elapsed());
-        tracing::info!(place, cause, generation, ?took, "the PKCS#11 library is back");
-    }
-
-    /// As [`recover`](Self::recover), for a caller that waits for it no longer than that. The recovery goes
-    /// on without it.
-    pub(super) fn recover_within(self: &Arc<Self>, seen: u64, cause: &str, patience: Duration) {
-        let (pool, cause) = (Arc::clone(self), cause.to_owned());
-        let (at_it, done) = mpsc::channel::<()>();
-        let thread = thread::Builder::new().name("key recovery".to_owned());
-        let started = thread.spawn(move || {
-            pool.recover(seen, &cause);
-            drop(at_it);
-        });
-        // Without a thread there is no recovery, and the caller finds the device as it is.
-        if started.is_ok() {
-            let _ = done.recv_timeout(patience);
-        }
-    }
-
-    fn ailing(&self, reason: String) {
-        self.metrics.healthy(false);
-        if self.set_state(StoreHealth::Ailing(reason.clone())) == Some(StoreHealth::Good) {
-            tracing::warn!(place = self.token.place(), reason, "keys are unavailable");
-        }
-    }
-
-    /// Changes the state and gives the one before, unless that was the end: it is for good.
-    fn set_state(&self, state: StoreHealth) -> Option<StoreHealth> {
-        let mut health = self.health();
-        if matches!(health.state, StoreHealth::Lost(_) | StoreHealth::Stuck(_)) {
-            return None;
-        }
-        Some(std::mem::replace(&mut health.state, state))
-    }
-
-    /// The end: nothing that this process can do by itself helps.
-    pub(super) fn fail(&self, end: StoreHealth) {
-        let reason = end.reason().unwrap_or_default().to_owned();
-        if self.set_state(end).is_none() {
-            return;
-        }
-        tracing::error!(place = self.token.place(), reason, "keys are lost to this process");
-        self.metrics.healthy(false);
-        self.close(|key| SignError::Refused { key, reason: reason.clone() });
-        self.queue.resume();
-    }
-
-    /// A signature was good.
-    pub(super) fn device_works(&self) {
-        // Read first: many threads say so all the time, and it is hardly ever news.
-        if self.device_errors.load(Ordering::Relaxed) != 0 {
-            self.device_errors.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// The device as a whole failed; says how often in a row.
-    pub(super) fn device_failed(&self) -> u32 {
-        self.device_errors.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
     /// Takes nothing in any more and answers all that waits.
-    fn close(&self, answer: impl Fn(String) -> SignError) {
+    pub(super) fn close(&self, answer: impl Fn(String) -> SignError) {
         for job in self.queue.close() {
             let refusal = answer(job.key_name());
             job.reply.send(Err(refusal));
@@ -460,15 +298,6 @@ impl Inner {
 fn thread_name(label: &str, number: usize) -> String {
     let short: String = label.chars().filter(|&letter| letter != '\0').take(10).collect();
     format!("{short} #{number}")
-}
-
-/// Waits between tries to bring a library back: 50 ms by doubling to half a second, each a little different,
-/// so that processes that lost one device together do not ask for it together.
-fn backoff() -> impl Iterator<Item = Duration> {
-    (0..).map(|step: u32| {
-        let whole = 50_u64.saturating_mul(1 << step.min(4)).min(500);
-        Duration::from_millis(whole / 2 + u64::from(rand_below(256)) * (whole / 2) / 255)
-    })
 }
 
 /// A random number below `below`, at most 256; of no consequence to anyone.

@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::call::{self, Input};
 use super::fault::{Class, Fault};
 use super::gate::Inside;
-use super::login::Login;
+use super::login::{Login, PinState};
 use super::module::{self, Module};
 use super::object::{self, Failure, Pair, Template};
 use super::settings::{Hashing, Settings, TokenFacts, TokenSelector, trim};
@@ -52,7 +52,8 @@ impl Token {
     /// Finds the token and reads the PIN; does not log in yet.
     pub(super) fn open(settings: &Settings) -> Result<Self, KeyError> {
         let module = module::load(&settings.module)?;
-        let (generation, entered) = module.enter_now().map_err(|fault| {
+        let entered = module.revive().and_then(|()| module.enter_now());
+        let (generation, entered) = entered.map_err(|fault| {
             fault.key_error(&format!("PKCS#11 module {}", settings.module.display()))
         })?;
         let (slot, info) = select(module.context(), &settings.token)?;
@@ -146,6 +147,7 @@ impl Token {
             open: self.open_sessions.clone(),
         };
         self.log_in(session.bare())?;
+        self.module.is_good_in(generation);
         Ok(session)
     }
 
@@ -166,7 +168,14 @@ impl Token {
     /// anything else in this process hides them, without an error.
     pub(super) fn log_in(&self, session: &Session) -> Result<(), Fault> {
         let logged_in = || is_logged_in(session);
-        self.login.ensure(logged_in, |pin| session.login(UserType::User, Some(pin)))
+        let log_in = |pin: &_| session.login(UserType::User, Some(pin));
+        self.login.ensure(logged_in, log_in, || self.pin_state(session))
+    }
+
+    fn pin_state(&self, session: &Session) -> Option<PinState> {
+        let slot = session.get_session_info().ok()?.slot_id();
+        let info = self.module.context().get_token_info(slot).ok()?;
+        Some([info.user_pin_count_low(), info.user_pin_final_try(), info.user_pin_locked()])
     }
 
     /// Whether the session sees the private keys.
@@ -177,9 +186,14 @@ impl Token {
     /// Makes a key pair and checks it as every later look-up will, on a read-write session of its own. What
     /// fails the check is removed again: a key that was never given out is no loss, a bad one in its place
     /// would be.
-    pub(super) fn create(&self, name: &KeyName, key_type: KeyType) -> Result<(), Failure> {
+    pub(super) fn create(
+        &self,
+        name: &KeyName,
+        key_type: KeyType,
+        until: Instant,
+    ) -> Result<(), Failure> {
         let session = self.open_session(true, self.module.enter_now()?)?;
-        session.run(|session| {
+        session.run_until(until, |session| {
             let made = object::generate(session, name, key_type, &self.template);
             let made = made.map_err(|failure| cannot_make(failure, key_type))?;
             let checked = self.check_new(session, name, key_type);
@@ -210,9 +224,9 @@ impl Token {
     }
 
     /// Destroys the key pair of that name.
-    pub(super) fn destroy(&self, name: &KeyName) -> Result<(), Failure> {
+    pub(super) fn destroy(&self, name: &KeyName, until: Instant) -> Result<(), Failure> {
         let session = self.open_session(true, self.module.enter_now()?)?;
-        session.run(|session| Ok(object::destroy(session, name)?))
+        session.run_until(until, |session| Ok(object::destroy(session, name)?))
     }
 
     /// The one key pair of that name, if there is one; refuses it unless it keeps every promise.
@@ -341,6 +355,16 @@ impl TokenSession {
         work(self.bare())
     }
 
+    /// As [`run`](Self::run), for work that may take until then without hanging.
+    pub(super) fn run_until<T, E: From<Fault>>(
+        &self,
+        until: Instant,
+        work: impl FnOnce(&Session) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _guest = self.module.enter_until(self.generation, until)?;
+        work(self.bare())
+    }
+
     /// The generation of the module in which it was opened.
     pub(super) fn generation(&self) -> u64 {
         self.generation
@@ -367,7 +391,8 @@ impl Drop for TokenSession {
 pub(super) fn find(module: &Path, selector: &TokenSelector) -> Result<String, KeyError> {
     let named = format!("PKCS#11 module {}", module.display());
     let module = module::load(module)?;
-    let _inside = module.enter_now().map_err(|fault| fault.key_error(&named))?;
+    let entered = module.revive().and_then(|()| module.enter_now());
+    let _inside = entered.map_err(|fault| fault.key_error(&named))?;
     select(module.context(), selector).map(|(_, info)| place(&info))
 }
 
@@ -386,10 +411,18 @@ fn select(context: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo
     let place = format!("PKCS#11 token {selector}");
     let slots =
         context.get_slots_with_token().map_err(|error| Fault::from(error).key_error(&place))?;
-    // A slot whose token cannot be asked holds none that could be used.
+    let mut unasked = None;
+    let mut ask = |slot: Slot| match context.get_token_info(slot) {
+        Ok(info) => Some((slot, info)),
+        // It may hold the token that is looked for.
+        Err(error) => {
+            unasked = Some(Fault::from(error).said);
+            None
+        }
+    };
     let tokens: Vec<(Slot, TokenInfo)> = slots
-        .into_iter()
-        .filter_map(|slot| context.get_token_info(slot).ok().map(|info| (slot, info)))
+        .iter()
+        .filter_map(|slot| ask(*slot))
         .filter(|(_, info)| info.token_initialized())
         .collect();
     let matching = |(_, info): &&(Slot, TokenInfo)| {
@@ -407,6 +440,15 @@ fn select(context: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo
             let reason = format!("several match; give the serial too. {}", listing(&tokens));
             Err(KeyError::Setup { place, reason })
         }
+        (None, _) if unasked.is_some() || has_empty_slots(context, slots.len()) => {
+            let why = unasked.unwrap_or_else(|| "a slot is empty".to_owned());
+            let reason = format!(
+                "the module has no such token, or it is away ({why}). {}; see whether the device is on \
+                 and connected",
+                listing(&tokens)
+            );
+            Err(KeyError::Unavailable { place, reason })
+        }
         (None, _) => {
             let reason = format!(
                 "the module has no such token. {}; make one with the vendor's tools (for SoftHSM: \
@@ -416,6 +458,11 @@ fn select(context: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo
             Err(KeyError::Setup { place, reason })
         }
     }
+}
+
+/// Whether there are slots without a token, or none at all: a device may be away.
+fn has_empty_slots(context: &Pkcs11, with_token: usize) -> bool {
+    context.get_all_slots().is_ok_and(|all| all.len() > with_token || all.is_empty())
 }
 
 fn listing(tokens: &[(Slot, TokenInfo)]) -> String {

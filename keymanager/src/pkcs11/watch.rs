@@ -1,7 +1,8 @@
-//! The thread that looks after the threads that sign: finds calls that hang, hands out answers that are
-//! stuck behind one, and has a probe signed now and then.
+//! The thread that looks after the threads that sign: finds calls that hang, also those by which a session
+//! is opened or the library brought back, hands out answers that are stuck behind one, and has a probe signed
+//! now and then.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,8 @@ pub(super) fn run(pool: &Arc<Inner>) {
         let slots: Vec<Arc<Slot>> = pool.slots().clone();
         let busy = slots.iter().filter(|slot| look_after(pool, slot, now)).count();
         pool.answers.hand_out_older(TICK, now);
-        if busy > 0 || !pool.answers.is_empty() || probe.is_under_way() {
+        let recovers = pool.look_after_recovery(now);
+        if busy > 0 || recovers || !pool.answers.is_empty() || probe.is_under_way() {
             thread::sleep(TICK);
         } else {
             pool.watcher.sleep(probe.due.saturating_duration_since(now).max(TICK));
@@ -42,17 +44,45 @@ fn look_after(pool: &Arc<Inner>, slot: &Arc<Slot>, now: Instant) -> bool {
     let since = |started: Instant| now.saturating_duration_since(started);
     let hangs =
         state.current.as_ref().is_some_and(|(_, started)| since(*started) > pool.stall_limit);
-    let busy = state.current.is_some();
+    let busy = state.is_busy();
     let taken = if hangs { state.current.take() } else { None };
-    if taken.is_some() {
+    let opens = state.opening.take_if(|started| since(*started) > pool.stall_limit);
+    let hangs = taken.is_some() || opens.is_some();
+    if hangs {
         pool.hangs();
     }
     drop(state);
-    if let Some((job, _)) = taken {
+    if hangs {
         pool.replace(slot);
+    }
+    if let Some((job, _)) = taken {
         try_elsewhere(pool, job);
     }
     busy
+}
+
+/// Since when a thread is in a call that nobody else makes meanwhile.
+#[derive(Default)]
+pub(super) struct Stopwatch(Mutex<Option<Instant>>);
+
+impl Stopwatch {
+    /// Makes the call.
+    pub(super) fn time<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.set(Some(Instant::now()));
+        let result = call();
+        self.set(None);
+        result
+    }
+
+    /// For how long the present call has taken, if there is one.
+    pub(super) fn elapsed(&self, now: Instant) -> Option<Duration> {
+        let started = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        started.map(|started| now.saturating_duration_since(started))
+    }
+
+    fn set(&self, started: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = started;
+    }
 }
 
 /// A job whose call hangs is tried once on another thread; if it hangs there too, its caller is told.

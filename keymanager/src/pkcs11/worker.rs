@@ -21,8 +21,6 @@ use crate::verification;
 const MOST_TRIES: u8 = 6;
 /// What it means that a key is not there.
 const GONE: &str = "it is not in the token any more; restore it, or make a new authority";
-/// So many errors of the whole device in a row, and the library is taken to have lost it.
-const DEVICE_ERRORS: u32 = 3;
 
 /// A thread of a pool, with its session.
 pub(super) struct Worker {
@@ -65,6 +63,48 @@ fn counts(fault: &Fault, on: On) -> bool {
     }
 }
 
+/// What is done about a fault, beside what becomes of the session ([`Trouble::costs_the_session`]).
+struct Remedy {
+    /// Before others take the job up, this thread leaves the device alone: shortest and longest.
+    nap_first: Option<(Duration, Duration)>,
+    /// Whether another try may help.
+    again: bool,
+    then: Then,
+}
+
+/// What a thread does after a fault, before it takes the next job.
+enum Then {
+    Go,
+    /// Leaves the device alone: shortest and longest.
+    Nap(Duration, Duration),
+    /// Counts it; after too many, the library is brought back.
+    Count,
+    /// Brings the library back.
+    Recover,
+}
+
+impl Remedy {
+    /// What helps against a fault on a session that was opened for the job, or on an older one.
+    fn of(class: Class, fresh: bool) -> Self {
+        let then = |then| Self { nap_first: None, again: true, then };
+        let milliseconds = Duration::from_millis;
+        match class {
+            // A new session would help, and this one was new.
+            Class::Session if fresh => then(Then::Count),
+            Class::Session | Class::Past => then(Then::Go),
+            Class::Device => then(Then::Count),
+            Class::Library | Class::Hangs => then(Then::Recover),
+            Class::Sessions => then(Then::Nap(milliseconds(50), milliseconds(1000))),
+            // The device wants less, not the same from another thread.
+            Class::Later => {
+                let nap = (milliseconds(1), milliseconds(50));
+                Self { nap_first: Some(nap), ..then(Then::Go) }
+            }
+            Class::Credentials | Class::Refused => Self { again: false, ..then(Then::Go) },
+        }
+    }
+}
+
 /// Why there is no signature.
 enum Trouble {
     Token(Fault),
@@ -74,15 +114,20 @@ enum Trouble {
     Malformed(SignatureError),
     /// The signature does not verify.
     Wrong,
+    /// Nobody waits for the signature any more.
+    Unwanted,
 }
 
 impl Trouble {
     /// Whether the session is not to be used again.
     fn costs_the_session(&self) -> bool {
         match self {
-            Self::Token(fault) => !matches!(fault.class, Class::Later | Class::Refused),
+            // Whether one is of the past shows when it is used.
+            Self::Token(fault) => {
+                !matches!(fault.class, Class::Later | Class::Refused | Class::Past)
+            }
             Self::Malformed(_) | Self::Wrong => true,
-            Self::Key(_) | Self::Missing(_) => false,
+            Self::Key(_) | Self::Missing(_) | Self::Unwanted => false,
         }
     }
 }
@@ -109,14 +154,31 @@ impl Worker {
 
     /// Signs until the pool ends, or until this thread was replaced because it hung.
     pub(super) fn run(mut self) {
-        // So that the first callers do not wait for it. A failure shows, and is dealt with, when one comes.
-        self.seat = self.pool.token.session_at_once().ok().map(Seat::new);
+        if !self.open_early() {
+            return self.leave();
+        }
         while let Some(job) = self.next() {
             if !self.serve(job) {
-                return self.pool.returned();
+                return self.leave();
             }
         }
         self.pool.answers.hand_out();
+    }
+
+    /// Opens its session, so that the first callers do not wait for it. A failure shows, and is dealt with,
+    /// when one comes. Says whether this thread is still one of the pool's.
+    fn open_early(&mut self) -> bool {
+        self.slot.state().opening = Some(Instant::now());
+        self.pool.watcher.wake_if_asleep();
+        self.seat = self.pool.token.session_at_once().ok().map(Seat::new);
+        self.slot.state().opening.take().is_some()
+    }
+
+    /// It hung, was replaced, and has come back.
+    fn leave(mut self) {
+        // Closing it may hang too.
+        self.seat = None;
+        self.pool.returned();
     }
 
     /// The next job that somebody waits for; while there is none, nobody is kept waiting for an answer.
@@ -186,7 +248,14 @@ impl Worker {
         };
         let (private, looked_up) = match seat.handle(key) {
             Some(private) => (private, false),
-            None => (seat.look_up(&self.pool, key)?, true),
+            None => {
+                let private = seat.look_up(&self.pool, key)?;
+                // That may have taken long.
+                if self.slot.state().is_unwanted(Instant::now()) {
+                    return Err(Trouble::Unwanted);
+                }
+                (private, true)
+            }
         };
         let signed = seat.session.run(|session| token.sign_on(session, private, input))?;
         let signature = signed.map_err(Trouble::Malformed)?;
@@ -207,8 +276,10 @@ impl Worker {
             Err(Trouble::Malformed(source)) => {
                 self.wrong(job, |name| SignError::Malformed { key: name.to_string(), source });
             }
-            Err(Trouble::Token(fault)) if fault.is_past() => self.past(job, on.generation),
+            Err(Trouble::Token(fault)) if fault.class == Class::Past => self.past(job),
             Err(Trouble::Token(fault)) => self.fault(job, fault, on),
+            // Its caller has been told, or has gone.
+            Err(Trouble::Unwanted) => drop(job),
             Err(Trouble::Missing(reason)) => self.missing(job, reason, on.generation),
             Err(Trouble::Key(error)) => {
                 let (key, reason) = (job.key_name(), error.to_string());
@@ -238,51 +309,44 @@ impl Worker {
         self.pool.put_back(job);
     }
 
-    /// The module was initialised anew meanwhile, or is being so: nothing has failed but the session.
-    fn past(&mut self, job: Job, generation: u64) {
+    /// The module was initialised anew meanwhile, or is being so: nothing has failed but, maybe, the session.
+    fn past(&mut self, job: Job) {
         self.pool.put_back(job);
-        if self.pool.token.module().is_being_initialised() {
-            self.pool.recover(generation, "another store has the library initialised anew");
-        }
+        self.pool.wait_for_library();
+        // An initialisation may have been given up, and then the session is as good as it was.
+        let generation = self.pool.token.module().generation();
+        self.seat.take_if(|seat| seat.session.generation() != generation);
     }
 
     fn fault(&mut self, mut job: Job, fault: Fault, on: On) {
         self.pool.note(&fault);
         job.tries += u8::from(counts(&fault, on));
-        let refused = matches!(fault.class, Class::Refused | Class::Credentials);
-        if fault.class == Class::Later {
-            // Before others take it up: the device wants less, not the same from another thread.
-            self.nap(Duration::from_millis(1), Duration::from_millis(50));
+        let remedy = Remedy::of(fault.class, on.fresh);
+        if let Some((shortest, longest)) = remedy.nap_first {
+            self.nap(shortest, longest);
         }
         if fault.class == Class::Credentials {
             self.pool.fail(StoreHealth::Lost(fault.said.clone()));
         }
-        if refused || job.tries >= MOST_TRIES {
+        if remedy.again && job.tries < MOST_TRIES {
+            self.pool.put_back(job);
+        } else {
             let error = fault.clone().sign_error(job.key_name());
             job.reply.send(Err(error));
-        } else {
-            self.pool.put_back(job);
         }
-        match fault.class {
-            // A new session would help, and this one was new.
-            Class::Session if on.fresh => self.device_failed(&fault, on.generation),
-            Class::Session | Class::Refused | Class::Credentials | Class::Later => {}
-            Class::Device => self.device_failed(&fault, on.generation),
-            Class::Library => self.pool.recover(on.generation, &fault.said),
-            Class::Sessions => self.nap(Duration::from_millis(50), Duration::from_secs(1)),
-        }
-    }
-
-    fn device_failed(&self, fault: &Fault, generation: u64) {
-        if self.pool.device_failed() >= DEVICE_ERRORS {
-            self.pool.recover(generation, &fault.said);
+        match remedy.then {
+            Then::Go => {}
+            Then::Nap(shortest, longest) => self.nap(shortest, longest),
+            Then::Count if !self.pool.device_failed() => {}
+            Then::Count | Then::Recover => self.pool.recover(on.generation, &fault.said),
         }
     }
 
     /// A key that is not there may have gone with the library's device, which is brought back. If the key is
     /// not there then, it is gone.
     fn missing(&mut self, mut job: Job, reason: String, generation: u64) {
-        if job.order.key.is_gone(generation) {
+        // The generation does not change while the library cannot be finalised.
+        if job.order.key.is_gone(generation) || job.tries >= MOST_TRIES {
             let key = job.key_name();
             return job.reply.send(Err(SignError::Refused { key, reason }));
         }
@@ -355,11 +419,25 @@ pub(super) struct Slot(Mutex<SlotState>);
 pub(super) struct SlotState {
     /// What it is signing, and since when. Taken away by the watch if it hangs.
     pub(super) current: Option<(Job, Instant)>,
+    /// Since when it opens a session for no job in particular. Taken away likewise.
+    pub(super) opening: Option<Instant>,
 }
 
 impl Slot {
     pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
         // Nothing that may panic is done while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SlotState {
+    /// Whether nobody waits for what it is signing, or another thread signs it by now.
+    fn is_unwanted(&self, now: Instant) -> bool {
+        self.current.as_ref().is_none_or(|(job, _)| job.is_dead(now))
+    }
+
+    /// Whether there is anything to watch.
+    pub(super) fn is_busy(&self) -> bool {
+        self.current.is_some() || self.opening.is_some()
     }
 }

@@ -225,3 +225,35 @@ async fn among_random_faults_of_soft_hsm_nothing_wrong_is_released_and_no_answer
     opened.signs().await;
     assert_eq!((opened.health(), signers(&bare.token)), (StoreHealth::Good, 4));
 }
+
+/// Two tokens of one library, of which one goes: each new initialisation costs the other its sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_token_is_away_lets_another_on_the_same_library_work() {
+    if !is_alone("alone::a_store_whose_token_is_away_lets_another_on_the_same_library_work") {
+        return;
+    }
+    let (bare, figures) = (Bare::new(), Figures::new());
+    let directory = bare.directory();
+    let opened = bare.open(Duration::from_secs(20)).await;
+    let token = Token::fresh();
+    let other = Opened::of(settings(token.module().to_owned(), &token, &figures)).await;
+    other.warm_up(4).await;
+    let away = bare.token.configuration().with_file_name("away");
+    std::fs::rename(&directory, &away).unwrap();
+    let started = Instant::now();
+    let key = Arc::clone(&opened.key);
+    let late = tokio::spawn(async move { sign(&*key, Duration::from_secs(1)).await });
+    while started.elapsed() < Duration::from_secs(5) {
+        other.signs().await;
+    }
+    let error = late.await.unwrap().unwrap_err();
+    assert!(matches!(error, SignError::Late { .. }), "{error}");
+    // At once, and after 1 s and 2 s more; a try every half a second would be ten.
+    let times = figures.generation() - 1;
+    assert!((1..=4).contains(&times), "initialised anew {times} times");
+    assert!(matches!(opened.health(), StoreHealth::Ailing(_)), "{:?}", opened.health());
+    assert_eq!(figures.sum("errors_total", &[]), 0, "nothing of the other has failed");
+    std::fs::rename(&away, &directory).unwrap();
+    opened.signs().await;
+    other.signs().await;
+}

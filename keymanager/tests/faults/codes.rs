@@ -9,11 +9,11 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use keymanager::Pkcs11Store;
-use keymanager::pkcs11::Settings;
+use keymanager::pkcs11::{Settings, TokenSelector};
 use pkcs11_proxy::cryptoki_sys::*;
 use pkcs11_proxy::{Effect, Function, When};
 
-use crate::bench::{Bench, DOMAIN, LONG, Opened, name, pin, until};
+use crate::bench::{Bench, DOMAIN, LONG, Opened, is_alone, name, pin, until};
 
 const VENDORS: u64 = 0x8000_4711;
 
@@ -137,6 +137,45 @@ async fn a_code_about_the_device_costs_the_session_at_first_and_the_third_one_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_always_fails_has_the_library_initialised_less_and_less_often() {
+    let bench = Bench::new();
+    let opened = single(&bench).await;
+    let fault = bench.fault(Function::Sign, When::Every(1), Effect::Fail(CKR_DEVICE_ERROR));
+    for _ in 0..12 {
+        opened.sign(LONG).await.unwrap_err();
+    }
+    // Six tries each: after 3 errors, 6 more, 12 more, 24 more; a probe may have failed beside.
+    assert!(bench.device.fired(fault) >= 72, "{}", bench.device.fired(fault));
+    assert!(
+        bench.device.calls(Function::Finalize) <= 5,
+        "{}",
+        bench.device.calls(Function::Finalize)
+    );
+    bench.device.clear_rules();
+    opened.signs().await;
+    let recovered = bench.device.calls(Function::Finalize);
+    bench.fault(Function::Sign, When::From { call: 1, times: 3 }, Effect::Fail(CKR_DEVICE_ERROR));
+    opened.signs().await;
+    assert_eq!(bench.device.calls(Function::Finalize), recovered + 1, "after a good one, three");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_cannot_be_finalised_stays_as_it_is_and_leaks_no_session() {
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    opened.warm_up(4).await;
+    let generation = bench.figures.generation();
+    let fault = bench.fault(Function::Finalize, When::Every(1), Effect::Fail(CKR_FUNCTION_FAILED));
+    for _ in 0..5 {
+        bench.fail_next(Function::SignInit, CKR_DEVICE_REMOVED);
+        opened.signs().await;
+        opened.warm_up(4).await;
+    }
+    assert_eq!((bench.device.fired(fault), bench.device.sessions_open()), (5, 5));
+    assert_eq!(bench.figures.generation(), generation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_code_about_the_library_has_it_initialised_anew() {
     let bench = Bench::new();
     let opened = single(&bench).await;
@@ -207,6 +246,64 @@ async fn a_pin_that_the_token_refuses_later_is_offered_once_and_ends_the_store()
         assert!(reason.contains(text), "{reason}");
         drop(opened);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_refused_by_another_code_is_not_tried_without_end() {
+    for (code, tries) in [(VENDORS, 1), (CKR_ARGUMENTS_BAD, 1), (CKR_OBJECT_HANDLE_INVALID, 3)] {
+        let bench = Bench::new();
+        let opened = bench.open().await;
+        opened.warm_up(4).await;
+        let tried = bench.device.calls(Function::Login);
+        bench.fault(Function::Login, When::Every(1), Effect::Fail(code));
+        bench.device.remove_device(Duration::ZERO);
+        for _ in 0..3 {
+            let error = opened.sign(LONG).await.unwrap_err();
+            assert!(matches!(error, SignError::Refused { .. }), "{error}");
+        }
+        assert!(matches!(opened.health(), StoreHealth::Lost(_)), "{:?}", opened.health());
+        assert_eq!(bench.device.calls(Function::Login), tried + tries, "{code:#x}");
+        drop(opened);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_fails_at_the_login_heals_however_long_that_takes() {
+    for code in [CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_DEVICE_REMOVED] {
+        let bench = Bench::new();
+        let opened = bench.open().await;
+        opened.warm_up(4).await;
+        let fault = bench.fault(Function::Login, When::Every(1), Effect::Fail(code));
+        bench.device.remove_device(Duration::ZERO);
+        let error = opened.sign(Duration::from_secs(1)).await.unwrap_err();
+        assert!(!matches!(error, SignError::Refused { .. }), "{error}");
+        assert!(bench.device.fired(fault) > 3, "{code:#x}: {}", bench.device.fired(fault));
+        bench.device.remove(fault);
+        opened.signs().await;
+        drop(opened);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_the_token_counts_as_a_wrong_pin_is_the_last_whatever_it_says() {
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    opened.warm_up(4).await;
+    bench.device.remove_device(Duration::ZERO);
+    let tried = bench.device.calls(Function::Login);
+    // The token is asked before and after; in between, a wrong PIN comes to be counted.
+    bench.fault(Function::Login, When::Every(1), Effect::Fail(CKR_FUNCTION_FAILED));
+    let after = Effect::Hang(Duration::from_millis(500));
+    bench.fault(Function::GetTokenInfo, When::Nth(2), after);
+    let signing = opened.sign(LONG);
+    let wrong = async {
+        until("the login", || bench.device.hanging() == 1).await;
+        tokio::task::block_in_place(|| count_a_wrong_pin(&bench.token));
+    };
+    let (answer, ()) = tokio::join!(signing, wrong);
+    let error = answer.unwrap_err();
+    assert!(matches!(error, SignError::Refused { .. }), "{error}");
+    assert_eq!(bench.device.calls(Function::Login), tried + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -374,8 +471,20 @@ async fn a_token_that_is_away_at_the_start_is_told() {
     let bench = Bench::new();
     bench.device.remove_device(Duration::MAX);
     let error = Pkcs11Store::open(bench.settings(), DOMAIN).await.unwrap_err();
-    assert!(error.to_string().contains("the module has no such token"), "{error}");
+    assert!(matches!(error, KeyError::Unavailable { .. }), "it may come back: {error}");
+    for part in ["the module has no such token, or it is away", "whether the device is on"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
     bench.device.restore_device();
+    bench.fail_next(Function::GetTokenInfo, CKR_DEVICE_ERROR);
+    let selector = TokenSelector::serial("none");
+    let settings = Settings { token: selector.clone(), ..bench.settings() };
+    let error = Pkcs11Store::open(settings, DOMAIN).await.unwrap_err();
+    assert!(matches!(error, KeyError::Unavailable { .. }), "that slot may hold it: {error}");
+    assert!(error.to_string().contains("CKR_DEVICE_ERROR from C_GetTokenInfo"), "{error}");
+    let settings = Settings { token: selector, ..bench.settings() };
+    let error = Pkcs11Store::open(settings, DOMAIN).await.unwrap_err();
+    assert!(matches!(error, KeyError::Setup { .. }), "{error}");
     bench.fail_next(Function::OpenSession, CKR_DEVICE_ERROR);
     let error = Pkcs11Store::open(bench.settings(), DOMAIN).await.unwrap_err();
     assert!(matches!(error, KeyError::Unavailable { .. }), "{error}");
@@ -425,6 +534,16 @@ async fn a_retired_key_or_one_that_fails_alone_does_not_make_the_store_ailing_fo
     drop(gone);
 }
 
+/// Somebody tries another PIN at the token, past the proxy.
+fn count_a_wrong_pin(token: &softhsm::Token) {
+    let context = Pkcs11::new(token.module()).unwrap();
+    let slots = context.get_slots_with_initialized_token().unwrap();
+    let ours =
+        |slot: &Slot| context.get_token_info(*slot).unwrap().serial_number() == token.serial();
+    let session = context.open_rw_session(slots.into_iter().find(ours).unwrap()).unwrap();
+    session.login(UserType::User, Some(&AuthPin::from("not-the-pin"))).unwrap_err();
+}
+
 /// A session of somebody else in this process, through the same library.
 fn operator(token: &softhsm::Token) -> Session {
     let context = Pkcs11::new(pkcs11_proxy::module_path().unwrap()).unwrap();
@@ -435,4 +554,17 @@ fn operator(token: &softhsm::Token) -> Session {
     // Logged in already where a store is open.
     let _ = session.login(UserType::User, Some(&AuthPin::from(pin(token).as_str())));
     session
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_gives_each_caller_an_instance_of_its_own_is_refused() {
+    if !is_alone("codes::a_library_that_gives_each_caller_an_instance_of_its_own_is_refused") {
+        return;
+    }
+    let bench = Bench::new();
+    let fault = bench.fail_next(Function::GetInfo, CKR_CRYPTOKI_NOT_INITIALIZED);
+    let error = Pkcs11Store::open(bench.settings(), DOMAIN).await.unwrap_err();
+    assert_eq!(bench.device.fired(fault), 1);
+    assert!(matches!(error, KeyError::Setup { .. }), "{error}");
+    assert!(error.to_string().contains("name the vendor's own library"), "{error}");
 }

@@ -190,3 +190,61 @@ async fn a_device_that_goes_while_a_call_hangs_is_brought_back_after_the_call() 
     assert_eq!(opened.health(), StoreHealth::Good);
     assert_eq!(bench.device.calls(Function::Finalize), 1);
 }
+
+/// The one that takes the place of a thread that hangs opens its session for no job in particular.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_on_which_no_session_can_be_opened_either_is_stuck_with_one_session_too() {
+    let bench = Bench::new();
+    let opened = watched(&bench, 1).await;
+    bench.fault(Function::OpenSession, When::Every(1), Effect::Hang(Duration::MAX));
+    bench.fault(Function::Sign, When::Nth(1), Effect::Hang(Duration::MAX));
+    let error = opened.sign(LONG).await.unwrap_err();
+    assert!(matches!(error, SignError::Refused { .. }), "{error}");
+    assert!(matches!(opened.health(), StoreHealth::Stuck(_)), "{:?}", opened.health());
+    assert_eq!(bench.figures.sessions("hanging"), 2);
+    bench.device.clear_rules();
+    bench.device.release();
+    until("the end of the threads", || signers(&bench.token) == 0).await;
+    assert_eq!(bench.figures.sessions("hanging"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_hangs_while_it_is_brought_back_is_stuck() {
+    for function in [Function::Initialize, Function::OpenSession, Function::Login] {
+        let bench = Bench::new();
+        let opened = watched(&bench, 1).await;
+        bench.fault(function, When::Every(1), Effect::Hang(Duration::MAX));
+        bench.fail_next(Function::SignInit, CKR_DEVICE_REMOVED);
+        let started = Instant::now();
+        let error = opened.sign(LONG).await.unwrap_err();
+        // An initialisation may take some seconds.
+        assert!(started.elapsed() > STALL + Duration::from_secs(4), "{:?}", started.elapsed());
+        assert!(started.elapsed() < STALL + Duration::from_secs(8), "{:?}", started.elapsed());
+        assert!(matches!(error, SignError::Refused { .. }), "{error}");
+        let StoreHealth::Stuck(reason) = opened.health() else { panic!("{:?}", opened.health()) };
+        assert!(reason.contains("hangs while it is brought back; start the process"), "{reason}");
+        assert_eq!(bench.figures.sum("healthy", &[]), 0);
+        let ends = Instant::now();
+        drop(opened);
+        assert!(ends.elapsed() < Duration::from_secs(3), "{:?}", ends.elapsed());
+        bench.device.clear_rules();
+        bench.device.release();
+        until("the end of the threads", || signers(&bench.token) == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_when_a_session_is_open_at_last_is_not_signed() {
+    let bench = Bench::new();
+    let opened = watched(&bench, 1).await;
+    bench.device.remove_device(Duration::ZERO);
+    let slow = bench.fault(Function::OpenSession, When::Nth(1), Effect::Hang(STALL / 2));
+    let before = bench.device.calls(Function::SignInit);
+    let error = opened.sign(STALL / 4).await.unwrap_err();
+    assert!(matches!(error, SignError::Late { .. }), "{error}");
+    until("the session", || bench.device.fired(slow) == 1 && bench.device.hanging() == 0).await;
+    // On the session that was lost, and none since.
+    opened.signs().await;
+    assert_eq!(bench.device.calls(Function::SignInit), before + 2);
+    assert_eq!(bench.figures.outcomes("late"), 1);
+}

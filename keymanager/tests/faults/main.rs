@@ -13,6 +13,8 @@ mod codes;
 mod hangs;
 mod load;
 mod log;
+mod managing;
+mod neighbours;
 mod overload;
 mod secrets;
 mod signatures;
