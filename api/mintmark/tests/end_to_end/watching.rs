@@ -25,7 +25,7 @@ pub(crate) fn watched(site: &mut Site) -> u16 {
     port
 }
 
-fn get(port: u16, path: &str) -> Option<String> {
+pub(crate) fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: watcher\r\n\r\n").unwrap();
     let mut answer = String::new();
