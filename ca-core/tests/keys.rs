@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ca_core::authority::{
     self, Authorities, AuthorityError, AuthorityKind, AuthoritySettings, CaSubject, KeyCreation,
-    KeyVerdict, Ledger, PreparedKeys, Standing, Verdict, expired_keys, retire_key,
+    KeyVerdict, Ledger, PreparedKeys, Retirement, Standing, Verdict, expired_keys,
 };
 use ca_core::clock::Timestamp;
 use ca_core::id::TrustDomain;
@@ -80,12 +80,14 @@ impl World {
     }
 
     async fn retire(&self, rest: &str, at: Timestamp) -> Result<Timestamp, AuthorityError> {
-        retire_key(&self.store, &self.keys, &name(rest), 10 * DAY, at).await
+        let retirement = Retirement::of(&self.keys, &name(rest)).await?;
+        retirement.carry_out(&self.store, &self.keys, None, 10 * DAY, at).await
     }
 
     /// Another process on the same stores: what it retired is forgotten, the record is not.
     async fn verdict(&self, rest: &str, at: Timestamp) -> KeyVerdict {
-        let verdicts = expired_keys(&self.store, &self.keys, at).await.unwrap();
+        let ledger = Ledger::read(&self.store).await.unwrap();
+        let verdicts = expired_keys(&ledger, &self.keys, at).await.unwrap();
         verdicts.into_iter().find(|verdict| verdict.name == name(rest)).unwrap()
     }
 
@@ -171,6 +173,26 @@ async fn the_key_of_an_authority_that_is_needed_is_not_retired() {
     let missing = world.retire("x509/9", now()).await;
     assert!(matches!(missing, Err(AuthorityError::Key(KeyError::NotFound(_)))), "{missing:?}");
     world.start(KeyCreation::Auto, now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_a_process_signs_with_is_neither_retired_nor_destroyed_by_it() {
+    let world = World::new();
+    let first = world.start(KeyCreation::Auto, now()).await.unwrap();
+    let after = now().plus(11 * DAY);
+    world.start(KeyCreation::Auto, after).await.unwrap();
+    assert!(matches!(world.standing("x509/1").await, Standing::Old { .. }));
+
+    let mut ledger = Ledger::read(&world.store).await.unwrap();
+    ledger.mark_in_use(&first);
+    let far = after.plus(100 * DAY);
+    for verdict in expired_keys(&ledger, &world.keys, far).await.unwrap() {
+        assert_kept(&verdict, "active", "signs with it");
+    }
+    let retirement = Retirement::of(&world.keys, &name("x509/1")).await.unwrap();
+    let signing = Some(&first);
+    let refused = retirement.carry_out(&world.store, &world.keys, signing, DAY, far).await;
+    assert!(matches!(refused, Err(AuthorityError::KeyInUse { .. })), "{refused:?}");
 }
 
 #[tokio::test]

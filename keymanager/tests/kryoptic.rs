@@ -6,46 +6,22 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use ca_core::key::{
-    KeyError, KeyName, KeyStore, KeyType, Priority, SignError, SigningKey, ToBeSigned, Urgency,
-    contract,
-};
+use ca_core::key::{KeyError, KeyStore, KeyType, SignError, SigningKey, ToBeSigned, contract};
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
-use keymanager::metrics::StoreMetrics;
-use keymanager::pkcs11::{Settings, TokenSelector};
-use keymanager::{Oversight, Pkcs11Store, SecretSource, Verification};
+use keymanager::pkcs11::Settings;
+use keymanager::{Pkcs11Store, SecretSource};
 use peers::kryoptic::Token;
+use token::{DOMAIN, is_alone, name, open, pin, settings, soon};
+
+mod token;
 
 peers::kryoptic_process!();
-
-const DOMAIN: &str = "token.test";
-
-fn settings(token: &Token) -> Settings {
-    let selector = TokenSelector::label(token.label()).with_serial(token.serial());
-    let pin = SecretSource::File(token.pin_file().to_owned());
-    let oversight =
-        Oversight { verification: Verification::Always, metrics: StoreMetrics::default() };
-    Settings { sessions: 2, ..Settings::new(token.module().to_owned(), selector, pin, oversight) }
-}
-
-async fn open(token: &Token) -> Pkcs11Store {
-    Pkcs11Store::open(settings(token), DOMAIN).await.unwrap()
-}
-
-fn name(text: &str) -> KeyName {
-    KeyName::parse(&format!("mintmark/{DOMAIN}/{text}")).unwrap()
-}
-
-fn pin(token: &Token) -> String {
-    std::fs::read_to_string(token.pin_file()).unwrap()
-}
 
 /// The token as any program sees it. Its maker has initialised the library.
 fn seen(token: &Token) -> (Pkcs11, Slot, TokenInfo) {
@@ -283,26 +259,4 @@ async fn a_logout_by_something_else_in_the_process_is_repaired() {
         let found = store.find(&name("x509/1")).await.unwrap().unwrap();
         assert_eq!(found.public_key(), key.public_key());
     }
-}
-
-fn soon() -> Urgency {
-    Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
-}
-
-/// Whether this is a process in which no other test runs; if not, runs the test of that name in one. For
-/// tests that have the module initialised anew, under whoever else uses it in the process.
-fn is_alone(name: &str) -> bool {
-    const ALONE: &str = "MODULE_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(ALONE, "1")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let run = String::from_utf8_lossy(&output.stdout).contains("1 passed");
-    assert!(run, "the test of that name has run");
-    false
 }

@@ -5,9 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -296,19 +296,10 @@ impl Holder {
 
     /// The names of those secrets that are in its memory now.
     fn find(&self, secrets: &[Secret]) -> Vec<&'static str> {
-        let process = PathBuf::from(format!("/proc/{}", self.child.id()));
-        let maps = fs::read_to_string(process.join("maps")).unwrap();
-        let memory = File::open(process.join("mem")).unwrap();
-        let mut found = Vec::new();
-        for (start, end) in maps.lines().filter_map(writable) {
-            let content = read(&memory, start, end);
-            for secret in secrets {
-                if holds(&content, &secret.bytes) {
-                    found.push(secret.name);
-                }
-            }
-        }
-        found
+        let bytes: Vec<&[u8]> = secrets.iter().map(|secret| &secret.bytes[..]).collect();
+        let counts = peers::memory::search(self.child.id(), &bytes).unwrap();
+        let found = secrets.iter().zip(counts).filter(|(_, count)| *count > 0);
+        found.map(|(secret, _)| secret.name).collect()
     }
 }
 
@@ -318,33 +309,6 @@ impl Drop for Holder {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
-}
-
-/// Begin and end of a mapping that the process may write to (proc(5)).
-fn writable(line: &str) -> Option<(u64, u64)> {
-    let (range, rest) = line.split_once(' ')?;
-    let (start, end) = range.split_once('-')?;
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    rest.starts_with("rw").then_some((number(start)?, number(end)?))
-}
-
-/// A mapping that went away since it was listed reads as nothing.
-fn read(memory: &File, start: u64, end: u64) -> Vec<u8> {
-    let mut content = vec![0; usize::try_from(end - start).unwrap()];
-    match memory.read_exact_at(&mut content, start) {
-        Ok(()) => content,
-        Err(_) => Vec::new(),
-    }
-}
-
-fn holds(content: &[u8], secret: &[u8]) -> bool {
-    const PAGE: usize = 4096;
-    (0..content.len()).step_by(PAGE).any(|page| {
-        // A secret may begin on this page and end on the next.
-        let part = &content[page..content.len().min(page + PAGE + secret.len())];
-        // Most pages are empty, and this is quick.
-        part.contains(&secret[0]) && part.windows(secret.len()).any(|bytes| bytes == secret)
-    })
 }
 
 /// Tells the parent, and waits until it has looked.

@@ -10,42 +10,21 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ca_core::key::{
-    KeyError, KeyName, KeyStore, KeyType, Priority, SignError, SigningKey, ToBeSigned, Urgency,
-    contract,
+    KeyError, KeyName, KeyStore, KeyType, SignError, SigningKey, ToBeSigned, contract,
 };
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
-use keymanager::metrics::StoreMetrics;
 use keymanager::pkcs11::{Settings, TokenSelector};
-use keymanager::{Oversight, Pkcs11Store, SecretSource, Verification};
+use keymanager::{Pkcs11Store, SecretSource};
 use softhsm::Token;
+use token::{DOMAIN, is_alone, name, open, pin, settings, soon};
+
+mod token;
 
 softhsm::test_process!();
-
-const DOMAIN: &str = "token.test";
-
-fn settings(token: &Token) -> Settings {
-    let selector = TokenSelector::label(token.label()).with_serial(token.serial());
-    let pin = SecretSource::File(token.pin_file().to_owned());
-    let oversight =
-        Oversight { verification: Verification::Always, metrics: StoreMetrics::default() };
-    Settings { sessions: 2, ..Settings::new(token.module().to_owned(), selector, pin, oversight) }
-}
-
-async fn open(token: &Token) -> Pkcs11Store {
-    Pkcs11Store::open(settings(token), DOMAIN).await.unwrap()
-}
-
-fn name(text: &str) -> KeyName {
-    KeyName::parse(&format!("mintmark/{DOMAIN}/{text}")).unwrap()
-}
-
-fn pin(token: &Token) -> String {
-    std::fs::read_to_string(token.pin_file()).unwrap()
-}
 
 /// A session of an operator beside us, to make keys as they should not be.
 fn operator(token: &Token) -> Session {
@@ -465,26 +444,4 @@ async fn threads_end_with_the_store_and_its_keys() {
 
 fn probe(key: &dyn SigningKey) -> ToBeSigned {
     ToBeSigned::probe([1; 32], key.algorithm())
-}
-
-fn soon() -> Urgency {
-    Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
-}
-
-/// Whether this is a process in which no other test runs; if not, runs the test of that name in one. For
-/// tests that have the module initialised anew, under whoever else uses it in the process.
-fn is_alone(name: &str) -> bool {
-    const ALONE: &str = "MODULE_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(ALONE, "1")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let run = String::from_utf8_lossy(&output.stdout).contains("1 passed");
-    assert!(run, "the test of that name has run");
-    false
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use keymanager::metrics::StoreMetrics;
 use keymanager::transit::{self, Settings};
 use keymanager::{Oversight, Pace, RemoteStore, SecretSource, Verification};
 use peers::openbao::{OpenBao, Secret};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -36,8 +39,35 @@ struct Bao {
 
 impl Bao {
     fn start() -> Self {
-        let server = OpenBao::start().unwrap();
-        let bao = Self { server, home: tempfile::tempdir().unwrap() };
+        Self::of(OpenBao::start().unwrap(), tempfile::tempdir().unwrap())
+    }
+
+    /// One that listens with TLS too, by a certificate for this name; `ca.pem` is what that leads to.
+    fn with_tls(name: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let authority = authority();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = certificate.signed_by(&key, &authority).unwrap();
+        let file = |name: &str, content: String| {
+            let path = home.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        file("ca.pem", authority.pem());
+        let certificate = file("server.pem", certificate.pem());
+        let key = file("server.key", key.serialize_pem());
+        Self::of(OpenBao::start_with_tls(&certificate, &key).unwrap(), home)
+    }
+
+    /// The way to it with TLS, by `ca.pem`.
+    fn tls_settings(&self) -> Settings {
+        let ca_file = Some(self.home.path().join("ca.pem"));
+        Settings { address: self.server.tls_address().unwrap(), ca_file, ..self.settings() }
+    }
+
+    fn of(server: OpenBao, home: TempDir) -> Self {
+        let bao = Self { server, home };
         bao.give(&bao.token(Duration::from_secs(3600)));
         bao
     }
@@ -85,6 +115,13 @@ impl Bao {
         assert!(matches!(refused, KeyError::Unsafe { .. }), "{refused}");
         refused.to_string()
     }
+}
+
+/// A new authority for certificates of servers.
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap()
 }
 
 fn name(text: &str) -> KeyName {
@@ -170,7 +207,7 @@ async fn no_server_a_wrong_mount_and_a_dead_token_are_told_at_start() {
 
     let mount = Settings { mount: "elsewhere".to_owned(), ..settings.clone() };
     let refused = bao.try_open(mount).await.unwrap_err().to_string();
-    assert!(refused.contains("policy does not allow this"), "{refused}");
+    assert!(refused.contains("correct the mount if the engine is not at elsewhere/"), "{refused}");
     bao.give(bao.server.root_token());
     let mount = Settings { mount: "elsewhere".to_owned(), ..settings.clone() };
     let refused = bao.try_open(mount).await.unwrap_err();
@@ -182,6 +219,102 @@ async fn no_server_a_wrong_mount_and_a_dead_token_are_told_at_start() {
     assert!(matches!(refused, KeyError::Setup { .. }), "{refused}");
     assert!(refused.to_string().contains("never was one: give another"), "{refused}");
     assert!(!refused.to_string().contains("nonsense4711"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_server_with_tls_signs_for_who_knows_its_authority() {
+    let bao = Bao::with_tls("127.0.0.1");
+    let store = bao.try_open(bao.tls_settings()).await.unwrap();
+    let key = store.create(&name("x509/1"), KeyType::EcP256).await.unwrap();
+    contract::signing_key(&key, 1 << 20).await;
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_does_not_pass_is_told_with_what_to_set() {
+    let bao = Bao::with_tls("127.0.0.1");
+    let other = bao.home.path().join("other.pem");
+    std::fs::write(&other, authority().pem()).unwrap();
+    let of_the_system = Settings { ca_file: None, ..bao.tls_settings() };
+    let of_another = Settings { ca_file: Some(other), ..bao.tls_settings() };
+    let elsewhere = Bao::with_tls("vault.example");
+    for settings in [of_the_system, of_another, elsewhere.tls_settings()] {
+        let since = Instant::now();
+        let refused = bao.try_open(settings).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Setup { .. }), "{refused}");
+        for text in ["invalid peer certificate", "ca_file has to name"] {
+            assert!(refused.to_string().contains(text), "{refused}");
+        }
+        assert!(since.elapsed() < Duration::from_secs(5), "another try does not help");
+    }
+
+    let missing = bao.home.path().join("missing.pem");
+    let empty = bao.token_file();
+    for (file, text) in [(missing, "missing.pem: No such file"), (empty, "it holds no certificate")]
+    {
+        let settings = Settings { ca_file: Some(file), ..bao.tls_settings() };
+        let refused = bao.try_open(settings).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Setup { .. }), "{refused}");
+        assert!(refused.to_string().contains(text), "{refused}");
+    }
+}
+
+/// What a server says to each request, by the beginning of its path.
+fn scripted(answers: &'static [(&str, &str, &str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            reader.read_line(&mut line).unwrap();
+            while reader.read_line(&mut String::new()).unwrap() > 2 {}
+            let said = |(path, ..): &&(&str, &str, &str)| line.contains(path);
+            let (_, status, body) = answers.iter().find(said).expect("a path of the script");
+            let length = body.len();
+            let head =
+                format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}");
+            write!(stream, "{head}\r\n\r\n{body}").unwrap();
+        }
+    });
+    address
+}
+
+const LIVING: (&str, &str, &str) =
+    ("auth/token/lookup-self", "200 OK", r#"{"data":{"ttl":0,"expire_time":null}}"#);
+
+#[tokio::test]
+async fn a_standby_that_forwards_is_as_good_as_the_active_node() {
+    let bao = Bao::start();
+    let address = scripted(&[
+        ("sys/health", "429 Too Many Requests", r#"{"sealed":false,"standby":true}"#),
+        LIVING,
+        ("transit/keys?list=true", "200 OK", r#"{"data":{"keys":["mintmark.vault.test.x509.1"]}}"#),
+    ]);
+    let store = bao.try_open(Settings { address, ..bao.settings() }).await.unwrap();
+    assert_eq!(store.list().await.unwrap(), [name("x509/1")]);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_sign_is_told_with_the_one_to_name() {
+    let bao = Bao::start();
+    const STANDBY: (&str, &str, &str) = ("sys/health", "429 Too Many Requests", "{}");
+    const MOVED: [(&str, &str, &str); 3] =
+        [STANDBY, LIVING, ("transit/keys", "307 Temporary Redirect", "")];
+    const NOBODY: &str =
+        r#"{"errors":["local node not active but active cluster node not found"]}"#;
+    const ALONE: [(&str, &str, &str); 3] =
+        [STANDBY, LIVING, ("transit/keys", "500 Internal Server Error", NOBODY)];
+    for (address, text) in [
+        (scripted(&MOVED), "name the active node"),
+        (scripted(&ALONE), "active cluster node not found"),
+        (scripted(&[("sys/health", "472 ", "{}")]), "a secondary for disaster recovery"),
+        (scripted(&[("sys/health", "501 Not Implemented", "{}")]), "it is not initialised"),
+    ] {
+        let refused = bao.try_open(Settings { address, ..bao.settings() }).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unavailable { .. }), "{refused}");
+        assert!(refused.to_string().contains(text), "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -233,11 +366,19 @@ async fn a_token_that_was_replaced_is_taken_without_a_single_failure() {
 async fn a_policy_that_does_not_allow_signing_is_told_from_a_dead_token() {
     let bao = Bao::start();
     bao.key().await;
-    let rules = RULES.replace("transit/sign", "transit/other");
-    bao.give(&bao.server.token(&rules, Duration::from_secs(3600)).unwrap());
-    let refused = bao.open().await.find(&name("x509/1")).await.unwrap_err();
-    assert!(matches!(refused, KeyError::Unsafe { .. }), "{refused}");
-    assert!(refused.to_string().contains("policy does not allow this"), "{refused}");
+    let rule = format!("path \"transit/sign/{KEY}\" {{ capabilities = [\"update\"] }}");
+    for (from, to, said) in [
+        ("transit/sign", "transit/other", "its policy does not allow this: extend it by "),
+        (r#"["update"]"#, r#"["read"]"#, "its policy allows read on transit/sign/"),
+    ] {
+        let rules = RULES.replacen(from, to, 1);
+        bao.give(&bao.server.token(&rules, Duration::from_secs(3600)).unwrap());
+        let refused = bao.open().await.find(&name("x509/1")).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unsafe { .. }), "{refused}");
+        let refused = refused.to_string();
+        assert!(refused.contains(said) && refused.contains(&rule), "{refused}");
+        assert!(!refused.contains("mount"), "the engine is there: {refused}");
+    }
 }
 
 #[tokio::test]

@@ -1,16 +1,19 @@
 //! The other end of the admin socket: a client that says what to do when nobody answers.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ca_core::authority::{AuthorityKind, KnownKey, Ledger, Retirement, Standing};
 use ca_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use ca_core::certificate::CaCertificate;
 use ca_core::clock::Timestamp;
 use ca_core::id::{SpiffeId, TrustDomain};
-use ca_core::key::PublicKey;
+use ca_core::key::{KeyName, PublicKey};
 use hyper_util::rt::TokioIo;
+use mintmark_proto::admin::v1 as admin;
 use mintmark_proto::spire::bundle::v1::GetBundleRequest;
 use mintmark_proto::spire::bundle::v1::bundle_client::BundleClient;
 use mintmark_proto::spire::svid::v1::svid_client::SvidClient;
@@ -69,6 +72,9 @@ pub enum ClientError {
         /// What is wrong with the answer.
         reason: String,
     },
+    /// The server was asked, and the state of things does not allow it: its own words say why.
+    #[error("{0}")]
+    Untimely(String),
     /// The server was asked and said no.
     #[error("cannot {action}: {message} ({code:?})")]
     Refused {
@@ -162,11 +168,42 @@ impl AdminClient {
         Err(ClientError::NotServing { socket: self.socket.clone(), reason: reason.to_owned() })
     }
 
+    /// What the server's record says of keys, and its trust domain.
+    pub async fn key_record(&self) -> Result<(String, Ledger), ClientError> {
+        const ACTION: &str = "get the record of keys";
+        let answer = admin::admin_client::AdminClient::new(self.channel.clone())
+            .get_key_record(admin::GetKeyRecordRequest {})
+            .await
+            .map_err(|status| self.refusal(ACTION, &status))?
+            .into_inner();
+        let trust_domain = answer.trust_domain.clone();
+        let ledger = read_ledger(answer).map_err(|reason| self.unusable(&reason))?;
+        Ok((trust_domain, ledger))
+    }
+
+    /// Has the server record that a key signs no more; gives the end of what it may have signed.
+    pub async fn retire_key(&self, retirement: &Retirement) -> Result<Timestamp, ClientError> {
+        const ACTION: &str = "retire the key";
+        let public_key = retirement.public_key.as_ref();
+        let request = admin::RetireKeyRequest {
+            name: retirement.key.to_string(),
+            public_key: public_key.map(|key| key.spki().to_vec().into()).unwrap_or_default(),
+        };
+        let answer = admin::admin_client::AdminClient::new(self.channel.clone())
+            .retire_key(request)
+            .await
+            .map_err(|status| self.refusal(ACTION, &status))?;
+        Ok(Timestamp::from_unix(answer.into_inner().certificates_end))
+    }
+
     fn refusal(&self, action: &'static str, status: &Status) -> ClientError {
         // Codes that the connection makes up itself: nobody has looked at the request, or nobody knows.
         if status.source().is_some() || matches!(status.code(), Code::DeadlineExceeded) {
             let reason = deepest(status).unwrap_or_else(|| status.message().to_owned());
             return ClientError::Lost { socket: self.socket.clone(), reason };
+        }
+        if status.code() == Code::FailedPrecondition {
+            return ClientError::Untimely(status.message().to_owned());
         }
         ClientError::Refused { action, code: status.code(), message: status.message().to_owned() }
     }
@@ -243,4 +280,35 @@ fn read_bundle(message: types::Bundle) -> Result<Bundle, String> {
         sequence: message.sequence_number,
         refresh_hint: Duration::from_secs(u64::try_from(message.refresh_hint).unwrap_or(0)),
     })
+}
+
+/// The record of keys of a message, each name and key checked.
+fn read_ledger(message: admin::GetKeyRecordResponse) -> Result<Ledger, String> {
+    let generations = BTreeMap::from([
+        (AuthorityKind::X509, message.x509_generation),
+        (AuthorityKind::Jwt, message.jwt_generation),
+    ]);
+    let known = message.keys.into_iter().map(read_known_key).collect::<Result<_, _>>()?;
+    Ok(Ledger::of_parts(generations, known))
+}
+
+fn read_known_key(key: admin::RecordedKey) -> Result<(KeyName, KnownKey), String> {
+    use admin::recorded_key::State;
+    let name = KeyName::parse(&key.name).map_err(|error| error.to_string())?;
+    let (state, authority) = (key.state(), key.authority_id);
+    let certificates_end = Timestamp::from_unix(key.certificates_end);
+    let standing = match state {
+        State::Active => Standing::Active { authority },
+        State::Pending => Standing::Pending,
+        State::Old => Standing::Old { authority, certificates_end },
+        State::Retired => {
+            let retired_at = Timestamp::from_unix(key.retired_at);
+            Standing::Retired { retired_at, certificates_end }
+        }
+        State::Unspecified => return Err(format!("the state of key {name} is none that we know")),
+    };
+    let spki = Some(key.public_key).filter(|spki| !spki.is_empty());
+    let public_key = spki.map(|spki| PublicKey::from_spki(&spki)).transpose();
+    let public_key = public_key.map_err(|error| format!("key {name}: {error}"))?;
+    Ok((name, KnownKey { standing, public_key }))
 }

@@ -54,7 +54,9 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused { .. } | ClientError::Unusable { .. } => Self::failed(error),
+            ClientError::Refused { .. }
+            | ClientError::Untimely(_)
+            | ClientError::Unusable { .. } => Self::failed(error),
             ClientError::Socket { .. }
             | ClientError::Lost { .. }
             | ClientError::NotServing { .. } => Self::Unreachable(error),

@@ -6,17 +6,21 @@
 //! a second server on the same folder never tries a PIN; then the keys; then the authorities, which need
 //! both; the socket last.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ca_core::authority::{AuthorityError, AuthorityKind, PreparedKeys, establish};
+use ca_core::authority::{
+    AuthorityError, AuthorityKind, AuthoritySettings, PreparedKeys, establish, prepared_keys,
+};
 use ca_core::clock::Clock;
 use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, StoreHealth, Urgency};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
-use ca_core::store::{Embedded, StoreError};
+use ca_core::store::{Embedded, StateStore, StoreError};
+use keymanager::metrics::StoreMetrics;
 use mintmark_signer::{AdminSocket, LogLevels, MonitorError, Services, SocketError};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +33,10 @@ use crate::telemetry::ProcessLog;
 
 /// How long all signatures of a start may take together. The slowest HSM signs in a second.
 const LONGEST_SIGNATURE: Duration = Duration::from_secs(60);
+
+/// How often the keys that are prepared are counted. A KMS is asked as many questions as there are such keys,
+/// and a few more.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
 
 /// Why the server does not start, or stopped by itself.
 #[derive(Debug, Error)]
@@ -74,6 +82,7 @@ pub struct Server {
     services: Services,
     monitoring: Monitoring,
     keys: Arc<dyn KeyStore>,
+    prepared: PreparedGauge,
     /// Holds the lock on the state for as long as the server runs.
     store: Arc<Embedded>,
 }
@@ -100,9 +109,9 @@ impl Server {
         let urgency = Urgency::within(Priority::Health, LONGEST_SIGNATURE, Instant::now());
         let authorities =
             establish(&settings.authorities, &*store, &*keys, &serials, now, urgency).await?;
-        if let Some(PreparedKeys { x509, jwt }) = authorities.prepared {
-            metrics.prepared(AuthorityKind::X509.key_part(), x509);
-            metrics.prepared(AuthorityKind::Jwt.key_part(), jwt);
+        let prepared = PreparedGauge { settings: settings.authorities.clone(), metrics };
+        if let Some(left @ PreparedKeys { x509, jwt }) = authorities.prepared {
+            prepared.tell(left);
             tracing::info!(x509, jwt, "keys are prepared for the authorities to come");
         }
         tracing::info!(
@@ -115,19 +124,21 @@ impl Server {
         let services = Services {
             mint: Arc::new(Mint::new(authorities, Box::new(serials), Arc::new(ProcessLog))),
             clock,
-            key_store: keys.description().clone(),
+            keys: Arc::clone(&keys),
+            record: store.clone(),
+            ca_ttl: settings.authorities.ca_ttl,
             log_levels,
             metrics: monitoring.service.clone(),
             version: VERSION,
         };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
-        Ok(Self { socket, services, monitoring, keys, store })
+        Ok(Self { socket, services, monitoring, keys, prepared, store })
     }
 
     /// Where the authorities' keys are.
     #[must_use]
     pub fn key_store(&self) -> &StoreDescription {
-        &self.services.key_store
+        self.keys.description()
     }
 
     /// What it mints with.
@@ -143,7 +154,7 @@ impl Server {
     /// a person has to help, as with a PIN that is refused, it stays and answers so: each start would cost
     /// another try of the PIN.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { socket, services, monitoring, keys, store } = self;
+        let Self { socket, services, monitoring, keys, prepared, store } = self;
         let mint = Arc::clone(&services.mint);
         monitoring.serving(&mint, &keys);
         tracing::info!(socket = %socket.path().display(), "serving");
@@ -152,6 +163,7 @@ impl Server {
             tokio::select! {
                 () = shutdown => {}
                 reason = stuck(&*keys) => stuck_keys = Some(reason),
+                never = prepared.keep_right(&*store, &*keys) => match never {},
             }
             monitoring.stopping();
         };
@@ -162,6 +174,31 @@ impl Server {
             tokio::task::spawn_blocking(move || drop((monitoring, mint, keys, store))).await;
         closed.map_err(io::Error::other)?;
         stuck_keys.map_or(Ok(()), |reason| Err(ServerError::KeysStuck(reason)))
+    }
+}
+
+/// How many keys are left for authorities to come, where an administrator makes them.
+struct PreparedGauge {
+    settings: AuthoritySettings,
+    metrics: StoreMetrics,
+}
+
+impl PreparedGauge {
+    fn tell(&self, left: PreparedKeys) {
+        self.metrics.prepared(AuthorityKind::X509.key_part(), left.x509);
+        self.metrics.prepared(AuthorityKind::Jwt.key_part(), left.jwt);
+    }
+
+    /// Counts them now and then: they are made, retired and deleted beside this process.
+    async fn keep_right(&self, record: &dyn StateStore, keys: &dyn KeyStore) -> Infallible {
+        loop {
+            tokio::time::sleep(COUNT_EVERY).await;
+            match prepared_keys(&self.settings, record, keys).await {
+                Ok(Some(left)) => self.tell(left),
+                Ok(None) => return std::future::pending().await,
+                Err(error) => tracing::warn!(%error, "the prepared keys are not counted"),
+            }
+        }
     }
 }
 

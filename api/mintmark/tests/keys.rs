@@ -15,9 +15,16 @@ use clap::Parser as _;
 use keymanager::metrics::StoreMetrics;
 use mintmark::cli::Cli;
 use mintmark::exit::Failure;
+use mintmark::server::{Server, ServerError};
 use mintmark::{config, keys};
+use mintmark_signer::LogLevels;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{Registry, reload};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -45,7 +52,7 @@ impl Site {
         let text = "[trust_domain]\nname = \"example.org\"\n\
                     [keys.main]\ntype = \"software\"\ndir = \"keys\"\nseal_key = { file = \"seal.key\" }\n\
                     [keys.spare]\ntype = \"software\"\ndir = \"spare\"\nseal_key = { file = \"seal.key\" }\n\
-                    [store]\ndir = \"store\"\n[issuing]\nkeys = \"main\"\nca_ttl = \"10d\"\n";
+                    [server.admin]\nsocket = \"admin.sock\"\n[store]\ndir = \"store\"\n[issuing]\nkeys = \"main\"\nca_ttl = \"10d\"\n";
         fs::write(folder.path().join("mintmark.toml"), text).unwrap();
         Self(folder)
     }
@@ -80,7 +87,7 @@ impl Site {
 
     /// What a server does when it starts at this time.
     fn serve(&self, at: Timestamp) -> Authorities {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let runtime = Runtime::new().unwrap();
         runtime.block_on(async {
             let settings = config::load(&self.0.path().join("mintmark.toml")).unwrap();
             let main = &settings.keys["main"];
@@ -90,6 +97,32 @@ impl Site {
             let serials = RandomSerials::new();
             establish(&settings.authorities, &store, &*keys, &serials, at, urgency).await.unwrap()
         })
+    }
+}
+
+/// A server that runs beside the commands of a test.
+struct Running {
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), ServerError>>,
+    runtime: Runtime,
+}
+
+impl Running {
+    /// Starts it, with a clock that stands at this time.
+    fn start(site: &Site, at: Timestamp) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let (_, handle) = reload::Layer::<LevelFilter, Registry>::new(LevelFilter::OFF);
+        let levels = Arc::new(LogLevels::new(LevelFilter::OFF, handle));
+        let settings = config::load(&site.0.path().join("mintmark.toml")).unwrap();
+        let server = runtime.block_on(Server::start(&settings, Arc::new(At(at)), levels)).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = runtime.spawn(server.serve(async { drop(stopped.await) }));
+        Self { stop, serving, runtime }
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        self.runtime.block_on(self.serving).unwrap().unwrap();
     }
 }
 
@@ -222,6 +255,59 @@ fn a_retired_key_is_destroyed_a_life_and_a_day_later() {
     // The name is not used again.
     let made = site.json(start(), &["create"]);
     assert_eq!(names(&made), ["mintmark/example.org/x509/3"]);
+}
+
+#[test]
+fn keys_are_retired_and_destroyed_beside_a_server_by_the_same_rules() {
+    let site = Site::new();
+    site.serve(start());
+    site.succeeded(start(), &["create"]);
+    let prepared = "mintmark/example.org/x509/2";
+    let first = ["mintmark/example.org/jwt/1", "mintmark/example.org/x509/1"];
+    let server = Running::start(&site, start());
+    // Ten days by the settings of the server, from its clock on.
+    let retired = site.json(start().plus(DAY), &["retire", prepared]);
+    assert_eq!(retired["certificates_end"], start().plus(10 * DAY).to_string());
+    let again = site.json(start().plus(DAY), &["retire", prepared]);
+    assert_eq!(again, retired, "it stays as it is");
+    let late = start().plus(11 * DAY).plus(Duration::from_secs(1));
+    // The authorities have ended, but this server still signs with them.
+    let (said, text, _) = site.failed(late, &["destroy", "--yes", first[0]]);
+    assert!(said == code(1) && text.contains("signs with it"), "{text}");
+    let (_, text, _) = site.failed(start().plus(11 * DAY), &["destroy", "--yes", prepared]);
+    assert!(text.contains("may be destroyed after"), "{text}");
+    let report = site.json(late, &["destroy", "--yes"]);
+    let destroyed = |report: &Value| -> Vec<String> {
+        let keys = report["keys"].as_array().unwrap().iter();
+        let gone = keys.filter(|key| key["destroyed"].is_string());
+        gone.map(|key| key["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(destroyed(&report), [prepared]);
+    server.stop();
+
+    let server = Running::start(&site, late);
+    let listing = site.json(late, &["list"]);
+    let states: Vec<&str> = listing["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["old", "active", "old", "active"]);
+    assert_eq!(destroyed(&site.json(late, &["destroy", "--yes"])), first);
+    server.stop();
+}
+
+#[test]
+fn a_server_of_another_trust_domain_is_not_asked() {
+    let site = Site::new();
+    let server = Running::start(&site, start());
+    let file = site.0.path().join("mintmark.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("example.org", "example.net")).unwrap();
+    let (said, text, _) = site.failed(start(), &["destroy", "--yes"]);
+    assert!(said == code(1) && text.contains("speaks for the trust domain example.org"), "{text}");
+    server.stop();
 }
 
 #[test]

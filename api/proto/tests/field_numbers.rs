@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use mintmark_proto::admin::v1::{Authority, GetAuthoritiesResponse, KeyStore, authority::State};
+use mintmark_proto::admin::v1::{
+    Authority, GetAuthoritiesResponse, GetKeyRecordResponse, KeyStore, RecordedKey,
+    RetireKeyRequest, RetireKeyResponse, authority::State, recorded_key,
+};
 use mintmark_proto::spire::bundle::v1::*;
 use mintmark_proto::spire::debug::v1::{GetInfoResponse, get_info_response::Cert};
 use mintmark_proto::spire::logger::v1::SetLogLevelRequest;
@@ -321,6 +324,41 @@ fn admin_keeps_its_numbers() {
         },
         &[content(1, b"td"), content(2, b"v"), content(3, &encoded), content(4, &encoded)],
     );
+}
+
+#[test]
+fn the_record_of_keys_keeps_its_numbers() {
+    let key = RecordedKey {
+        name: "n".into(),
+        state: recorded_key::State::Retired.into(),
+        public_key: b"p".as_slice().into(),
+        authority_id: "i".into(),
+        certificates_end: 8,
+        retired_at: 9,
+    };
+    let encoded = [
+        content(1, b"n"),
+        number(2, 4),
+        content(3, b"p"),
+        content(4, b"i"),
+        number(5, 8),
+        number(6, 9),
+    ]
+    .concat();
+    pinned(
+        GetKeyRecordResponse {
+            trust_domain: "td".into(),
+            x509_generation: 2,
+            jwt_generation: 3,
+            keys: vec![key],
+        },
+        &[content(1, b"td"), number(2, 2), number(3, 3), content(4, &encoded)],
+    );
+    pinned(
+        RetireKeyRequest { name: "n".into(), public_key: b"p".as_slice().into() },
+        &[content(1, b"n"), content(2, b"p")],
+    );
+    pinned(RetireKeyResponse { certificates_end: 8 }, &[number(1, 8)]);
 }
 
 #[test]

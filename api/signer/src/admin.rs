@@ -1,54 +1,91 @@
 //! `mintmark.admin.v1.Admin`: what SPIRE's API has no words for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use ca_core::key::StoreDescription;
+use bytes::Bytes;
+use ca_core::authority::{AuthorityKind, KnownKey, Ledger, Retirement, Standing};
+use ca_core::clock::{Clock, Timestamp};
+use ca_core::excerpt::Excerpt;
+use ca_core::key::{KeyName, KeyStore, PublicKey};
 use ca_core::mint::Mint;
+use ca_core::store::StateStore;
 use mintmark_proto::admin::v1::authority::State;
-use mintmark_proto::admin::v1::{
-    Authority, GetAuthoritiesRequest, GetAuthoritiesResponse, KeyStore, admin_server,
-};
+use mintmark_proto::admin::v1::{self as wire, admin_server, recorded_key};
 use tonic::{Request, Response, Status};
+
+use crate::admin_socket::caller;
+use crate::services::Services;
+use crate::status::Failure;
 
 pub(crate) struct Admin {
     mint: Arc<Mint>,
-    key_store: KeyStore,
+    keys: Arc<dyn KeyStore>,
+    record: Arc<dyn StateStore>,
+    ca_ttl: Duration,
+    clock: Arc<dyn Clock>,
     version: &'static str,
 }
 
 impl Admin {
-    pub(crate) fn new(mint: Arc<Mint>, key_store: StoreDescription, version: &'static str) -> Self {
-        let key_store = KeyStore {
-            kind: key_store.kind.to_owned(),
-            place: key_store.place,
-            hardware: key_store.hardware,
-        };
-        Self { mint, key_store, version }
+    pub(crate) fn new(services: &Services) -> Self {
+        let Services { mint, clock, keys, record, ca_ttl, version, .. } = services.clone();
+        Self { mint, keys, record, ca_ttl, clock, version }
     }
 
-    fn x509_authority(&self) -> Authority {
+    fn x509_authority(&self) -> wire::Authority {
         let authorities = self.mint.authorities();
         let certificate = authorities.x509.certificate();
-        Authority {
+        wire::Authority {
             authority_id: authorities.x509.authority().to_string(),
             state: State::Active.into(),
             key_name: authorities.x509_key.to_string(),
             key_algorithm: authorities.x509.algorithm().name().to_owned(),
-            key_store: Some(self.key_store.clone()),
+            key_store: Some(self.key_store()),
             not_after: certificate.not_after().unix(),
         }
     }
 
-    fn jwt_authority(&self) -> Authority {
+    fn jwt_authority(&self) -> wire::Authority {
         let authorities = self.mint.authorities();
-        Authority {
+        wire::Authority {
             authority_id: authorities.jwt.kid().to_string(),
             state: State::Active.into(),
             key_name: authorities.jwt_key.to_string(),
             key_algorithm: authorities.jwt.algorithm().name().to_owned(),
-            key_store: Some(self.key_store.clone()),
+            key_store: Some(self.key_store()),
             not_after: authorities.jwt.not_after().unix(),
         }
+    }
+
+    fn key_store(&self) -> wire::KeyStore {
+        let description = self.keys.description();
+        wire::KeyStore {
+            kind: description.kind.to_owned(),
+            place: description.place.clone(),
+            hardware: description.hardware,
+        }
+    }
+
+    async fn ledger(&self) -> Result<Ledger, Failure> {
+        let mut ledger = Ledger::read(&*self.record).await?;
+        // A key that signs here stays, whatever came over the record.
+        ledger.mark_in_use(self.mint.authorities());
+        Ok(ledger)
+    }
+
+    async fn retire(&self, request: wire::RetireKeyRequest) -> Result<Timestamp, Failure> {
+        let trust_domain = self.mint.trust_domain().name();
+        let key = KeyName::parse(&request.name).ok();
+        let key = key.filter(|key| key.trust_domain() == trust_domain);
+        let key = key.ok_or_else(|| Failure::KeyName(Excerpt::of(&request.name)))?;
+        let spki = Some(request.public_key).filter(|spki| !spki.is_empty());
+        let public_key = spki.map(|spki| PublicKey::from_spki(&spki)).transpose()?;
+        let (signing, now) = (self.mint.authorities(), self.clock.now());
+        let retirement = Retirement { key, public_key };
+        let retired =
+            retirement.carry_out(&*self.record, &*self.keys, Some(signing), self.ca_ttl, now);
+        Ok(retired.await?)
     }
 }
 
@@ -56,13 +93,69 @@ impl Admin {
 impl admin_server::Admin for Admin {
     async fn get_authorities(
         &self,
-        _: Request<GetAuthoritiesRequest>,
-    ) -> Result<Response<GetAuthoritiesResponse>, Status> {
-        Ok(Response::new(GetAuthoritiesResponse {
+        _: Request<wire::GetAuthoritiesRequest>,
+    ) -> Result<Response<wire::GetAuthoritiesResponse>, Status> {
+        Ok(Response::new(wire::GetAuthoritiesResponse {
             trust_domain: self.mint.trust_domain().name().to_owned(),
             server_version: self.version.to_owned(),
             x509_authorities: vec![self.x509_authority()],
             jwt_authorities: vec![self.jwt_authority()],
         }))
     }
+
+    async fn get_key_record(
+        &self,
+        _: Request<wire::GetKeyRecordRequest>,
+    ) -> Result<Response<wire::GetKeyRecordResponse>, Status> {
+        let ledger = self.ledger().await.map_err(|failure| {
+            tracing::error!(error = %failure, "the record of keys cannot be read");
+            failure
+        })?;
+        Ok(Response::new(wire::GetKeyRecordResponse {
+            trust_domain: self.mint.trust_domain().name().to_owned(),
+            x509_generation: ledger.generation(AuthorityKind::X509),
+            jwt_generation: ledger.generation(AuthorityKind::Jwt),
+            keys: ledger.known().iter().map(recorded).collect(),
+        }))
+    }
+
+    async fn retire_key(
+        &self,
+        request: Request<wire::RetireKeyRequest>,
+    ) -> Result<Response<wire::RetireKeyResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let key = Excerpt::of(&request.name);
+        let end = self.retire(request).await.map_err(|failure| {
+            tracing::warn!(%caller, %key, error = %failure, "key not retired");
+            failure
+        })?;
+        tracing::info!(%caller, %key, certificates_end = %end, "key retired");
+        Ok(Response::new(wire::RetireKeyResponse { certificates_end: end.unix() }))
+    }
+}
+
+fn recorded((name, known): (&KeyName, &KnownKey)) -> wire::RecordedKey {
+    use recorded_key::State;
+    let public_key = known.public_key.as_ref();
+    let public_key = public_key.map(|key| Bytes::copy_from_slice(key.spki())).unwrap_or_default();
+    let name = name.to_string();
+    let key = wire::RecordedKey { name, public_key, ..wire::RecordedKey::default() };
+    let (state, key) = match &known.standing {
+        Standing::Active { authority } => {
+            (State::Active, wire::RecordedKey { authority_id: authority.clone(), ..key })
+        }
+        Standing::Pending => (State::Pending, key),
+        Standing::Old { authority, certificates_end } => {
+            let (authority_id, certificates_end) = (authority.clone(), certificates_end.unix());
+            (State::Old, wire::RecordedKey { authority_id, certificates_end, ..key })
+        }
+        Standing::Retired { retired_at, certificates_end } => {
+            let (retired_at, certificates_end) = (retired_at.unix(), certificates_end.unix());
+            (State::Retired, wire::RecordedKey { retired_at, certificates_end, ..key })
+        }
+        // What is not recorded has no line in the record.
+        Standing::Prepared | Standing::Unknown => (State::Unspecified, key),
+    };
+    wire::RecordedKey { state: state.into(), ..key }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use ca_core::clock::Clock;
 use ca_core::excerpt::Excerpt;
-use ca_core::key::StoreDescription;
+use ca_core::key::KeyStore;
 use ca_core::mint::Mint;
+use ca_core::store::StateStore;
 use mintmark_proto::admin::v1::admin_server::AdminServer;
 use mintmark_proto::spire::bundle::v1::bundle_server::BundleServer;
 use mintmark_proto::spire::debug::v1::debug_server::DebugServer;
@@ -52,7 +53,11 @@ pub struct Services {
     /// Read once per call, at the door.
     pub clock: Arc<dyn Clock>,
     /// Where the authorities' keys live.
-    pub key_store: StoreDescription,
+    pub keys: Arc<dyn KeyStore>,
+    /// Where it is recorded what keys are for.
+    pub record: Arc<dyn StateStore>,
+    /// The life of a new authority: so long may last what a retired key has signed.
+    pub ca_ttl: Duration,
     /// What `SetLogLevel` changes.
     pub log_levels: Arc<LogLevels>,
     /// Where it is counted what was minted.
@@ -63,13 +68,13 @@ pub struct Services {
 
 impl Services {
     pub(crate) fn router(self) -> Router {
-        let Self { mint, clock, key_store, log_levels, metrics, version } = self;
+        let admin = AdminServer::new(Admin::new(&self));
+        let Self { mint, clock, log_levels, metrics, .. } = self;
         let svids = SvidServer::new(Svids::new(mint.clone(), clock, metrics));
         let bundles = BundleServer::new(Bundles::new(mint.clone()));
         let debug = DebugServer::new(Debug::new(mint.clone()));
         let logger = LoggerServer::new(Logger::new(log_levels));
-        let health = HealthServer::new(Health::new(mint.clone()));
-        let admin = AdminServer::new(Admin::new(mint, key_store, version));
+        let health = HealthServer::new(Health::new(mint));
         let routes = Routes::new(svids.max_decoding_message_size(LARGEST_REQUEST))
             .add_service(bundles.max_decoding_message_size(LARGEST_REQUEST))
             .add_service(debug.max_decoding_message_size(LARGEST_REQUEST))

@@ -6,12 +6,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use ca_core::authority::AuthorityError;
 use ca_core::csr::CsrError;
 use ca_core::dns::DnsError;
 use ca_core::excerpt::Excerpt;
 use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
-use ca_core::key::SignError;
+use ca_core::key::{PublicKeyError, SignError};
 use ca_core::mint::MintError;
 use ca_core::policy::Refusal;
 use ca_core::token::TokenError;
@@ -47,6 +48,17 @@ pub(crate) enum Failure {
     /// There are no authorities yet.
     #[error("there is no bundle yet")]
     BundleMissing,
+    /// The record of keys was not read or written.
+    #[error(transparent)]
+    KeyRecord(#[from] AuthorityError),
+    /// The key to retire has no name that a key of ours can have.
+    #[error(
+        "{0} is no name of a key of this trust domain: mintmark/<trust domain>/<authority>/<generation>"
+    )]
+    KeyName(Excerpt),
+    /// The public half of the key to retire is none.
+    #[error("public key: {0}")]
+    PublicKey(#[from] PublicKeyError),
     /// The new log level is the one that means none.
     #[error("log level is unspecified")]
     LogLevelUnspecified,
@@ -90,13 +102,20 @@ impl Failure {
     /// Whether the server is at fault, and not what it was asked for.
     pub(crate) fn is_ours(&self) -> bool {
         match self {
-            Self::Mint(..) | Self::TooSlow { .. } | Self::LogLevel(_) | Self::CallerUnknown => true,
+            Self::KeyRecord(AuthorityError::KeyInUse { .. }) => false,
+            Self::Mint(..)
+            | Self::TooSlow { .. }
+            | Self::KeyRecord(_)
+            | Self::LogLevel(_)
+            | Self::CallerUnknown => true,
             Self::CsrMissing
             | Self::Csr(_)
             | Self::IdMissing
             | Self::Id(_)
             | Self::Refused(_)
             | Self::BundleMissing
+            | Self::KeyName(_)
+            | Self::PublicKey(_)
             | Self::LogLevelUnspecified
             | Self::LogLevelUnknown
             | Self::HealthOfService
@@ -131,6 +150,9 @@ impl From<Failure> for Status {
                 limit.as_secs()
             )),
             Failure::BundleMissing => Self::not_found("bundle not found"),
+            Failure::KeyRecord(error) => key_record(&error),
+            Failure::KeyName(_) => invalid(failure.to_string()),
+            Failure::PublicKey(error) => invalid(format!("malformed public key: {error}")),
             Failure::LogLevelUnspecified => {
                 invalid("newLevel value cannot be LogLevel_UNSPECIFIED".to_owned())
             }
@@ -145,6 +167,19 @@ impl From<Failure> for Status {
             }
             Failure::CallerUnknown => Self::internal("caller is unknown; see the server's log"),
         }
+    }
+}
+
+/// What is in use is told as it is; what devices and disks say is for the log.
+fn key_record(error: &AuthorityError) -> Status {
+    match error {
+        AuthorityError::KeyInUse { .. } => Status::failed_precondition(error.to_string()),
+        AuthorityError::Contended(_) => {
+            Status::aborted("the record of keys was changed in between; try again")
+        }
+        _ => Status::unavailable(
+            "the record of keys, or the key store, cannot be used; the server's log says why",
+        ),
     }
 }
 

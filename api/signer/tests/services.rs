@@ -8,10 +8,13 @@ use std::process;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ca_core::key::{KeyName, KeyStore, KeyType};
 use ca_core::log::Caller;
-use mintmark_proto::admin::v1::GetAuthoritiesRequest;
 use mintmark_proto::admin::v1::admin_client::AdminClient;
 use mintmark_proto::admin::v1::authority::State;
+use mintmark_proto::admin::v1::{
+    GetAuthoritiesRequest, GetKeyRecordRequest, RetireKeyRequest, recorded_key,
+};
 use mintmark_proto::spire::bundle::v1::bundle_client::BundleClient;
 use mintmark_proto::spire::bundle::v1::{
     AppendBundleRequest, CountBundlesRequest, GetBundleRequest,
@@ -405,6 +408,66 @@ async fn authorities_are_told_with_the_place_of_their_keys() {
         assert_eq!((store.kind.as_str(), store.hardware), ("software", false));
         assert!(!store.place.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_key_is_retired_in_the_record_and_in_the_process_that_has_it_open() {
+    let server = TestServer::start().await;
+    let mut client = AdminClient::new(server.channel.clone());
+    let name = format!("mintmark/{TRUST_DOMAIN}/x509/2");
+    let parsed = KeyName::parse(&name).unwrap();
+    let key = server.keys.create(&parsed, KeyType::EcP256).await.unwrap();
+    let spki = key.public_key().spki().to_vec();
+    // Of a key of the same name elsewhere, only the record hears.
+    let elsewhere = format!("mintmark/{TRUST_DOMAIN}/x509/3");
+    server.keys.create(&KeyName::parse(&elsewhere).unwrap(), KeyType::EcP256).await.unwrap();
+
+    let before = now().unix();
+    for name in [&name, &elsewhere] {
+        let request = RetireKeyRequest { name: name.clone(), public_key: spki.clone().into() };
+        let end = client.retire_key(request).await.unwrap().into_inner().certificates_end;
+        let life = before + 86_400..=now().unix() + 86_400;
+        assert!(life.contains(&end), "{end} is not in {life:?}");
+    }
+    let left = server.keys.list().await.unwrap();
+    assert!(!left.contains(&parsed) && left.iter().any(|left| left.as_str() == elsewhere));
+    assert!(server.log_text().contains("key retired"), "{}", server.log_text());
+
+    let record = client.get_key_record(GetKeyRecordRequest {}).await.unwrap().into_inner();
+    assert_eq!(record.trust_domain, TRUST_DOMAIN);
+    assert_eq!((record.x509_generation, record.jwt_generation), (1, 1));
+    let states: Vec<_> = record.keys.iter().map(|key| (key.name.clone(), key.state())).collect();
+    let active = |name: &KeyName| (name.to_string(), recorded_key::State::Active);
+    let authorities = &server.authorities;
+    let expected = [
+        active(&authorities.jwt_key),
+        active(&authorities.x509_key),
+        (name, recorded_key::State::Retired),
+        (elsewhere, recorded_key::State::Retired),
+    ];
+    assert_eq!(states, expected);
+    assert_eq!(record.keys[1].authority_id, &**authorities.x509.authority());
+    assert_eq!(&*record.keys[2].public_key, &spki[..]);
+    assert!(record.keys[2].retired_at >= before);
+}
+
+#[tokio::test]
+async fn a_key_that_signs_here_or_has_no_name_of_ours_is_not_retired() {
+    let server = TestServer::start().await;
+    let mut client = AdminClient::new(server.channel.clone());
+    let in_use = server.authorities.x509_key.to_string();
+    for (name, public_key, code, text) in [
+        (&*in_use, &b""[..], Code::FailedPrecondition, "the active authority"),
+        ("mintmark/other.test/x509/1", b"", Code::InvalidArgument, "no name of a key"),
+        ("x509/2", b"", Code::InvalidArgument, "no name of a key"),
+        (&*in_use, b"no key", Code::InvalidArgument, "malformed public key"),
+    ] {
+        let request = RetireKeyRequest { name: name.into(), public_key: public_key.into() };
+        let status = client.retire_key(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(text), "{status}");
+    }
+    mint_jwt(&server, id("/a"), &["x"]).await.unwrap();
 }
 
 #[tokio::test]

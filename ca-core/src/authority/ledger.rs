@@ -9,7 +9,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::record::{self, AuthorityRecord, FORMAT, RetirementRecord, SlotRecord};
-use super::{AuthorityError, AuthorityKind, parse_key_name, put, read, retirement_key};
+use super::{
+    Authorities, AuthorityError, AuthorityKind, parse_key_name, put, read, retirement_key,
+};
 use crate::bundle;
 use crate::certificate::CaCertificate;
 use crate::clock::Timestamp;
@@ -78,17 +80,17 @@ impl fmt::Display for Standing {
 /// The record of all keys, as of one moment.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    /// Nothing that was read is older.
-    at: Version,
-    slots: BTreeMap<AuthorityKind, SlotRecord>,
-    known: BTreeMap<KeyName, Known>,
+    generations: BTreeMap<AuthorityKind, u64>,
+    known: BTreeMap<KeyName, KnownKey>,
 }
 
 /// What is recorded under a name.
-#[derive(Debug, Clone)]
-struct Known {
-    standing: Standing,
-    public_key: Option<PublicKey>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownKey {
+    /// What it is for.
+    pub standing: Standing,
+    /// Its public half, where that is recorded. Without it every key of the name is taken for this one.
+    pub public_key: Option<PublicKey>,
 }
 
 impl Ledger {
@@ -97,27 +99,58 @@ impl Ledger {
     /// # Errors
     /// [`AuthorityError::Store`], or [`AuthorityError::Record`] if it makes no sense.
     pub async fn read(store: &dyn StateStore) -> Result<Self, AuthorityError> {
-        let at = store.get(&[], Consistency::Strong).await?.at.version;
         let mut slots = BTreeMap::new();
         for kind in AuthorityKind::ALL {
             if let Some((slot, _)) = read::<SlotRecord>(store, kind.slot()).await? {
                 slots.insert(kind, slot);
             }
         }
-        let mut ledger = Self { at, slots, known: BTreeMap::new() };
+        let generations = slots.iter().map(|(kind, slot)| (*kind, slot.generation)).collect();
+        let mut ledger = Self { generations, known: BTreeMap::new() };
+        let active: BTreeSet<&str> =
+            slots.values().filter_map(|slot| slot.active.as_deref()).collect();
         for entry in scan(store, &key::authorities(TrustDomainNumber::OWN)).await? {
-            ledger.add_authority(&entry)?;
+            ledger.add_authority(&entry, &active)?;
         }
         for entry in scan(store, &key::retirements(TrustDomainNumber::OWN)).await? {
             ledger.add_retirement(&entry)?;
         }
-        for slot in ledger.slots.values() {
+        for slot in slots.values() {
             if let Some(pending) = &slot.pending {
-                let pending_key = Known { standing: Standing::Pending, public_key: None };
+                let pending_key = KnownKey { standing: Standing::Pending, public_key: None };
                 ledger.known.insert(parse_key_name(pending)?, pending_key);
             }
         }
         Ok(ledger)
+    }
+
+    /// What another process has read: the last generation that an authority of each kind has taken, and what
+    /// is recorded under each name.
+    #[must_use]
+    pub fn of_parts(
+        generations: BTreeMap<AuthorityKind, u64>,
+        known: BTreeMap<KeyName, KnownKey>,
+    ) -> Self {
+        Self { generations, known }
+    }
+
+    /// What is recorded, by name.
+    #[must_use]
+    pub fn known(&self) -> &BTreeMap<KeyName, KnownKey> {
+        &self.known
+    }
+
+    /// Has the keys of these authorities be active, whatever the record says: this process signs with them.
+    pub fn mark_in_use(&mut self, authorities: &Authorities) {
+        let x509 = (&authorities.x509_key, authorities.x509.authority().to_string());
+        let jwt = (&authorities.jwt_key, authorities.jwt.kid().to_string());
+        for (name, authority) in [x509, jwt] {
+            let is_active = |known: &KnownKey| matches!(known.standing, Standing::Active { .. });
+            if !self.known.get(name).is_some_and(is_active) {
+                let standing = Standing::Active { authority };
+                self.known.insert(name.clone(), KnownKey { standing, public_key: None });
+            }
+        }
     }
 
     /// What the record says of the key of this name, whose public half is `public_key` if that is known.
@@ -142,7 +175,7 @@ impl Ledger {
     /// The last generation that an authority of this kind has taken; 0 before the first.
     #[must_use]
     pub fn generation(&self, kind: AuthorityKind) -> u64 {
-        self.slots.get(&kind).map_or(0, |slot| slot.generation)
+        self.generations.get(&kind).copied().unwrap_or(0)
     }
 
     /// The last generation of this kind that the record speaks of, retired keys included.
@@ -152,7 +185,11 @@ impl Ledger {
         of_kind.filter_map(generation).max().unwrap_or(0).max(self.generation(kind))
     }
 
-    fn add_authority(&mut self, entry: &Entry) -> Result<(), AuthorityError> {
+    fn add_authority(
+        &mut self,
+        entry: &Entry,
+        active: &BTreeSet<&str>,
+    ) -> Result<(), AuthorityError> {
         let record: AuthorityRecord = envelope::decode(FORMAT, entry)?;
         let name = parse_key_name(&record.key)?;
         let what = format!("authority of key {name}");
@@ -166,15 +203,14 @@ impl Ledger {
                 .to_string(),
             None => bundle::thumbprint(&public_key),
         };
-        let is_active = self.slots.values().any(|slot| slot.active.as_ref() == Some(&authority));
         // What is not said to be old may be in use.
-        let standing = if record.state == "old" && !is_active {
+        let standing = if record.state == "old" && !active.contains(authority.as_str()) {
             let certificates_end = Timestamp::from_unix(record.not_after);
             Standing::Old { authority, certificates_end }
         } else {
             Standing::Active { authority }
         };
-        self.known.insert(name, Known { standing, public_key: Some(public_key) });
+        self.known.insert(name, KnownKey { standing, public_key: Some(public_key) });
         Ok(())
     }
 
@@ -192,7 +228,7 @@ impl Ledger {
             retired_at: Timestamp::from_unix(record.retired_at),
             certificates_end: Timestamp::from_unix(record.certificates_end),
         };
-        self.known.insert(name, Known { standing, public_key });
+        self.known.insert(name, KnownKey { standing, public_key });
         Ok(())
     }
 }
@@ -226,25 +262,24 @@ pub enum Verdict {
 /// authority was followed by another, and everything that it may have signed ended a day ago.
 ///
 /// # Errors
-/// What reading the record or the key store gives, unless it is about one key, which is then kept.
+/// What reading the key store gives, unless it is about one key, which is then kept.
 pub async fn expired_keys(
-    store: &dyn StateStore,
+    ledger: &Ledger,
     keys: &dyn KeyStore,
     now: Timestamp,
-) -> Result<Vec<KeyVerdict>, AuthorityError> {
-    let ledger = Ledger::read(store).await?;
+) -> Result<Vec<KeyVerdict>, KeyError> {
     let mut verdicts = Vec::new();
     for name in keys.list().await? {
         let verdict = match keys.describe(&name).await {
             Ok(Some(key)) => ledger.judge(name, &key.public_key, now),
-            // Deleted in between, or retired in this process.
+            // Deleted in between.
             Ok(None) => continue,
             Err(error) if error.is_of_one_key() => {
                 let standing = ledger.standing(&name, None);
                 let reason = format!("{error}; destroy it with the tools of its store");
                 KeyVerdict { name, standing, verdict: Verdict::Kept { reason, until: None } }
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         verdicts.push(verdict);
     }
@@ -284,84 +319,111 @@ impl Ledger {
     }
 }
 
-/// Records that a key signs no more, for good, and has its store let it sign no more. Gives the end of
-/// everything that it may have signed: that of its authority if it had one, else the life of an authority
-/// (`ca_ttl`) from now on. A key that is retired already stays as it is.
-///
-/// # Errors
-/// [`AuthorityError::KeyInUse`] if an authority signs with it or is being made with it,
-/// [`KeyError::NotFound`] if the key store has no key of the name.
-pub async fn retire_key(
-    store: &dyn StateStore,
-    keys: &dyn KeyStore,
-    name: &KeyName,
-    ca_ttl: Duration,
-    now: Timestamp,
-) -> Result<Timestamp, AuthorityError> {
-    if !keys.list().await?.contains(name) {
-        return Err(KeyError::NotFound(name.clone()).into());
-    }
-    let public_key = match keys.describe(name).await {
-        Ok(described) => described.map(|key| key.public_key),
-        // It may be retired just because it is not as it should be.
-        Err(error) if error.is_of_one_key() => None,
-        Err(error) => return Err(error.into()),
-    };
-    let ledger = Ledger::read(store).await?;
-    let in_use = |reason| AuthorityError::KeyInUse { key: name.clone(), reason };
-    let certificates_end = match ledger.standing(name, public_key.as_ref()) {
-        Standing::Active { authority } => {
-            let reason = format!(
-                "the active authority {authority} signs with it; it may be retired once another \
-                 authority has followed"
-            );
-            return Err(in_use(reason));
-        }
-        Standing::Pending => {
-            let reason = "an authority is being made with it; start the server to complete that";
-            return Err(in_use(reason.to_owned()));
-        }
-        Standing::Unknown if ledger.known.contains_key(name) => {
-            let reason = "our record knows another key of that name, so that it cannot tell them \
-                          apart; is this the key store that [issuing] keys names?";
-            return Err(in_use(reason.to_owned()));
-        }
-        Standing::Retired { certificates_end, .. } => certificates_end,
-        Standing::Old { certificates_end, .. } => {
-            ledger.record(store, name, public_key, certificates_end, now).await?;
-            certificates_end
-        }
-        Standing::Prepared | Standing::Unknown => {
-            let certificates_end = now.plus(ca_ttl);
-            ledger.record(store, name, public_key, certificates_end, now).await?;
-            certificates_end
-        }
-    };
-    match keys.retire(name).await {
-        // What is refused by its store signs nothing either.
-        Err(error) if !error.is_of_one_key() => Err(error.into()),
-        _ => Ok(certificates_end),
-    }
+/// A key that a person wants to sign no more, as its key store tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retirement {
+    /// Which.
+    pub key: KeyName,
+    /// Its public half, unless the store refuses the key: it may be retired just because of that.
+    pub public_key: Option<PublicKey>,
 }
 
-impl Ledger {
-    /// Writes a retirement, if nothing has changed since the record was read.
+impl Retirement {
+    /// Of a key that is in the key store.
+    ///
+    /// # Errors
+    /// [`KeyError::NotFound`] if it is not, and what else the key store says but of this key alone.
+    pub async fn of(keys: &dyn KeyStore, name: &KeyName) -> Result<Self, KeyError> {
+        if !keys.list().await?.contains(name) {
+            return Err(KeyError::NotFound(name.clone()));
+        }
+        let public_key = match keys.describe(name).await {
+            Ok(described) => described.map(|key| key.public_key),
+            Err(error) if error.is_of_one_key() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { key: name.clone(), public_key })
+    }
+
+    /// Records that the key signs no more, for good, and has it sign no more if it is in `keys`, the key store
+    /// of this process. `signing` is what this process signs with, if it does. Gives the end of everything
+    /// that the key may have signed: that of its authority if it had one, else the life of an authority
+    /// (`ca_ttl`) from now on. A key that is retired already stays as it is.
+    ///
+    /// # Errors
+    /// [`AuthorityError::KeyInUse`] if an authority signs with it or is being made with it, or what the stores
+    /// say.
+    pub async fn carry_out(
+        &self,
+        store: &dyn StateStore,
+        keys: &dyn KeyStore,
+        signing: Option<&Authorities>,
+        ca_ttl: Duration,
+        now: Timestamp,
+    ) -> Result<Timestamp, AuthorityError> {
+        // Nothing that is read from here on is older.
+        let at = store.get(&[], Consistency::Strong).await?.at.version;
+        let mut ledger = Ledger::read(store).await?;
+        if let Some(authorities) = signing {
+            ledger.mark_in_use(authorities);
+        }
+        let certificates_end = match ledger.standing(&self.key, self.public_key.as_ref()) {
+            Standing::Retired { certificates_end, .. } => certificates_end,
+            standing => {
+                let end = self.end(&ledger, standing, now.plus(ca_ttl))?;
+                self.record(store, at, end, now).await?;
+                end
+            }
+        };
+        self.stop(keys).await?;
+        Ok(certificates_end)
+    }
+
+    /// When whatever it signed has ended, unless it may not be retired. `latest` is the end of what a key
+    /// without an authority may have signed.
+    fn end(
+        &self,
+        ledger: &Ledger,
+        standing: Standing,
+        latest: Timestamp,
+    ) -> Result<Timestamp, AuthorityError> {
+        let reason = match standing {
+            Standing::Old { certificates_end, .. } | Standing::Retired { certificates_end, .. } => {
+                return Ok(certificates_end);
+            }
+            Standing::Active { authority } => format!(
+                "the active authority {authority} signs with it; it may be retired once another authority \
+                 has followed"
+            ),
+            Standing::Pending => {
+                "an authority is being made with it; start the server to complete that".to_owned()
+            }
+            Standing::Unknown if ledger.known.contains_key(&self.key) => {
+                "our record knows another key of that name, so that it cannot tell them apart; is this the \
+                 key store that [issuing] keys names?"
+                    .to_owned()
+            }
+            Standing::Prepared | Standing::Unknown => return Ok(latest),
+        };
+        Err(AuthorityError::KeyInUse { key: self.key.clone(), reason })
+    }
+
+    /// Writes it, if nothing has changed since the record was read.
     async fn record(
         &self,
         store: &dyn StateStore,
-        name: &KeyName,
-        public_key: Option<PublicKey>,
+        at: Version,
         certificates_end: Timestamp,
         now: Timestamp,
     ) -> Result<(), AuthorityError> {
         let record = RetirementRecord {
-            key: name.to_string(),
-            public_key: public_key.map(|key| record::text(key.spki())),
+            key: self.key.to_string(),
+            public_key: self.public_key.as_ref().map(|key| record::text(key.spki())),
             retired_at: now.unix(),
             certificates_end: certificates_end.unix(),
         };
-        let key = retirement_key(name)?;
-        let unchanged = |range| Check::RangeUnchanged(range, self.at);
+        let key = retirement_key(&self.key)?;
+        let unchanged = |range| Check::RangeUnchanged(range, at);
         let checks = vec![
             unchanged(KeyRange::one(&AuthorityKind::X509.slot())),
             unchanged(KeyRange::one(&AuthorityKind::Jwt.slot())),
@@ -371,6 +433,22 @@ impl Ledger {
         match store.commit(Commit::new(checks, vec![put(key, &record)])?).await? {
             CommitOutcome::Done(_) => Ok(()),
             CommitOutcome::Conflict { .. } => Err(AuthorityError::Contended("key")),
+        }
+    }
+
+    /// Has the key sign no more in this process, if it is this very one. What its store refuses signs nothing
+    /// either.
+    async fn stop(&self, keys: &dyn KeyStore) -> Result<(), KeyError> {
+        let retired = match keys.describe(&self.key).await {
+            Ok(Some(key)) if self.public_key.as_ref() == Some(&key.public_key) => {
+                keys.retire(&self.key).await
+            }
+            Ok(_) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        match retired {
+            Err(error) if !error.is_of_one_key() => Err(error),
+            _ => Ok(()),
         }
     }
 }

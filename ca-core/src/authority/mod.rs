@@ -9,9 +9,9 @@
 
 mod ledger;
 mod record;
+mod stock;
 mod upstream;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-pub use self::ledger::{KeyVerdict, Ledger, Standing, Verdict, expired_keys, retire_key};
+pub use self::ledger::{KeyVerdict, KnownKey, Ledger, Retirement, Standing, Verdict, expired_keys};
 use self::record::{AuthorityRecord, BundleRecord, FORMAT, SlotRecord};
+use self::stock::Stock;
+pub use self::stock::prepared_keys;
 pub use self::upstream::{UpstreamAuthority, UpstreamChain, UpstreamError};
 use crate::bundle::{Bundle, thumbprint};
 use crate::certificate::CaCertificate;
@@ -250,8 +252,8 @@ pub async fn establish(
     // Before a key is made that could never be used.
     let tokens_by = settings.jwt_key_type.signature_algorithm();
     tokens_by.jws().ok_or(TokenError::Algorithm(tokens_by))?;
-    let retired = ledger::retired(store).await?;
-    let founder = Founder { settings, store, keys, serials, now, urgency, retired };
+    let stock = Stock::read(settings, store, keys).await?;
+    let founder = Founder { settings, store, keys, serials, now, urgency, stock };
     founder.bundle().await?;
     let x509 = founder.authority(AuthorityKind::X509).await?;
     let jwt = founder.authority(AuthorityKind::Jwt).await?;
@@ -282,7 +284,7 @@ pub async fn establish(
         bundle: Arc::new(bundle),
         x509_key: x509.key_name,
         jwt_key: jwt.key_name,
-        prepared: founder.prepared_keys().await?,
+        prepared: prepared_keys(settings, store, keys).await?,
     })
 }
 
@@ -343,8 +345,7 @@ struct Founder<'a> {
     serials: &'a dyn SerialSource,
     now: Timestamp,
     urgency: Urgency,
-    /// The keys that the record says are retired.
-    retired: BTreeSet<KeyName>,
+    stock: Stock<'a>,
 }
 
 impl Founder<'_> {
@@ -418,11 +419,13 @@ impl Founder<'_> {
             (None, KeyCreation::Never) => {
                 return self.announce(kind, Some((slot.clone(), version))).await;
             }
-            (None, KeyCreation::Auto) => match self.keys.create(&name, self.key_type(kind)).await {
-                // Another process was faster by a moment: the next round finds its key.
-                Err(KeyError::Exists(_)) => return Ok(()),
-                created => created?,
-            },
+            (None, KeyCreation::Auto) => {
+                match self.keys.create(&name, self.settings.key_type(kind)).await {
+                    // Another process was faster by a moment: the next round finds its key.
+                    Err(KeyError::Exists(_)) => return Ok(()),
+                    created => created?,
+                }
+            }
         };
         self.probe(&name, &*key).await?;
         let not_after = self.now.plus(self.settings.ca_ttl);
@@ -561,7 +564,7 @@ impl Founder<'_> {
     ) -> Result<(u64, KeyName), AuthorityError> {
         for generation in recorded + 1..=recorded + GENERATIONS {
             let name = self.key_name(kind, generation)?;
-            if self.is_retired(&name).await? {
+            if self.stock.is_retired(&name).await? {
                 continue;
             }
             match self.keys.find(&name).await {
@@ -579,70 +582,14 @@ impl Founder<'_> {
         kind: AuthorityKind,
         recorded: u64,
     ) -> Result<(u64, KeyName), AuthorityError> {
-        let (usable, refused) = self.prepared(kind, recorded).await?;
+        let (usable, refused) = self.stock.after(kind, recorded).await?;
         usable.into_iter().next().ok_or_else(|| AuthorityError::NoPreparedKey {
             kind,
-            key_type: self.key_type(kind),
+            key_type: self.settings.key_type(kind),
             generation: recorded,
             place: self.keys.description().place.clone(),
             refused,
         })
-    }
-
-    /// The keys of later generations than `recorded` that the next authority could be made with, lowest first,
-    /// and why others cannot.
-    async fn prepared(
-        &self,
-        kind: AuthorityKind,
-        recorded: u64,
-    ) -> Result<(Vec<(u64, KeyName)>, Vec<KeyError>), AuthorityError> {
-        let (key_kind, scheme) = (self.key_type(kind).kind(), self.settings.rsa_scheme);
-        let (mut usable, mut refused) = (Vec::new(), Vec::new());
-        for (generation, name) in ledger::later_keys(kind, recorded, self.keys.list().await?) {
-            if self.is_retired(&name).await? {
-                continue;
-            }
-            match self.keys.describe(&name).await {
-                Ok(Some(key)) => {
-                    let of_kind = key.public_key.kind() == key_kind;
-                    if of_kind && key.algorithms.contains(&scheme.algorithm(key_kind)) {
-                        usable.push((generation, name));
-                    }
-                }
-                Ok(None) => {}
-                Err(error) if error.is_of_one_key() => refused.push(error),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok((usable, refused))
-    }
-
-    /// How many keys are left, once both authorities are there.
-    async fn prepared_keys(&self) -> Result<Option<PreparedKeys>, AuthorityError> {
-        if self.settings.key_creation == KeyCreation::Auto {
-            return Ok(None);
-        }
-        let mut left = [0; 2];
-        for (kind, left) in AuthorityKind::ALL.into_iter().zip(&mut left) {
-            let slot = self.read::<SlotRecord>(kind.slot()).await?;
-            let recorded = slot.map_or(0, |(slot, _)| slot.generation);
-            *left = self.prepared(kind, recorded).await?.0.len();
-        }
-        let [x509, jwt] = left;
-        Ok(Some(PreparedKeys { x509, jwt }))
-    }
-
-    /// Whether the record says that the key is retired. If so, its store hears of it: it forgets with each
-    /// restart.
-    async fn is_retired(&self, name: &KeyName) -> Result<bool, AuthorityError> {
-        if !self.retired.contains(name) {
-            return Ok(false);
-        }
-        match self.keys.retire(name).await {
-            Err(error) if !error.is_of_one_key() => Err(error.into()),
-            // What cannot be found or used signs nothing either.
-            _ => Ok(true),
-        }
     }
 
     fn key_name(&self, kind: AuthorityKind, generation: u64) -> Result<KeyName, AuthorityError> {
@@ -653,13 +600,6 @@ impl Founder<'_> {
     /// How a key signs: certificates and tokens name it.
     fn algorithm(&self, key: &dyn SigningKey) -> SignatureAlgorithm {
         self.settings.rsa_scheme.algorithm(key.public_key().kind())
-    }
-
-    fn key_type(&self, kind: AuthorityKind) -> KeyType {
-        match kind {
-            AuthorityKind::X509 => self.settings.ca_key_type,
-            AuthorityKind::Jwt => self.settings.jwt_key_type,
-        }
     }
 
     /// The stored bundle, or an empty one, and the check that it has not changed since.

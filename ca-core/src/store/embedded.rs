@@ -62,10 +62,13 @@ impl Embedded {
         Self::open_keeping(directory, KEPT_COMMITS)
     }
 
-    /// Whether there is a store in `directory`, for those who would not make one.
-    #[must_use]
-    pub fn exists(directory: &Path) -> bool {
-        directory.join(directory::DATABASE).exists()
+    /// Whether there is a store in `directory`, for those who would not make one;
+    /// [`StoreError::Unavailable`] if that is not for us to see.
+    pub fn exists(directory: &Path) -> Result<bool, StoreError> {
+        directory.join(directory::DATABASE).try_exists().map_err(|error| StoreError::Unavailable {
+            place: format!("state store {}", directory.display()),
+            reason: format!("{error}; run this as the server's user"),
+        })
     }
 
     pub(super) fn open_keeping(directory: &Path, commits: u64) -> Result<Self, StoreError> {

@@ -53,6 +53,17 @@ pub enum Hashing {
 }
 
 impl Settings {
+    /// The usual number of sessions.
+    pub const SESSIONS: u16 = 4;
+    /// The usual number of jobs that may wait.
+    pub const QUEUE: u16 = 4096;
+    /// How long jobs usually may wait.
+    pub const QUEUE_WAIT: Duration = Duration::from_millis(50);
+    /// After how long a call usually is said to hang.
+    pub const STALL_LIMIT: Duration = Duration::from_secs(10);
+    /// How often a probe is usually signed.
+    pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
     /// As most tokens want it; the caller names module, token, PIN and oversight.
     #[must_use]
     pub fn new(
@@ -65,12 +76,12 @@ impl Settings {
             module,
             token,
             pin,
-            sessions: 4,
-            queue: 4096,
-            queue_wait: Duration::from_millis(50),
-            stall_limit: Duration::from_secs(10),
-            probe_interval: Duration::from_secs(5),
-            hashing: Hashing::Host,
+            sessions: Self::SESSIONS.into(),
+            queue: Self::QUEUE.into(),
+            queue_wait: Self::QUEUE_WAIT,
+            stall_limit: Self::STALL_LIMIT,
+            probe_interval: Self::PROBE_INTERVAL,
+            hashing: Hashing::default(),
             read_write_sessions: false,
             template: Template::default(),
             oversight,

@@ -138,7 +138,20 @@ fn not_reached(error: &hyper_util::client::legacy::Error) -> WireError {
         text = format!("{text}: {error}");
         source = error.source();
     }
+    if is_of_certificate(error) {
+        let hint = "ca_file has to name the certificate of the authority that issued the server's, and address a \
+                    name that is in the latter";
+        return WireError::new(Class::Refused, "certificate", format!("{text}; {hint}"));
+    }
     WireError::transient("connection", text)
+}
+
+/// Whether the certificate of the server was refused, by us. An `io::Error` hides what it wraps from `source`.
+fn is_of_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let inner = wrapped.map(|inner| inner as &(dyn std::error::Error + 'static));
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+        || inner.or_else(|| error.source()).is_some_and(is_of_certificate)
 }
 
 #[derive(Deserialize)]
@@ -205,6 +218,10 @@ const REFUSED: [&str; 7] = [
 /// The class of a status with the server's words, and what an operator can do.
 fn meaning(status: u16, words: &str) -> (Class, &'static str) {
     match status {
+        307 | 308 => (
+            Class::Transient,
+            "; it is a standby that forwards nothing: name the active node, or what leads to it",
+        ),
         403 => (Class::Credentials, ""),
         412 => (Class::Transient, "; the node is behind the active one"),
         429 => (
@@ -245,7 +262,7 @@ mod tests {
         assert_eq!(class(429, "rate limit quota exceeded"), Class::Throttled { retry_after: None });
         assert_eq!(class(403, "permission denied"), Class::Credentials);
         assert_eq!(class(400, "signing key not found"), Class::Refused);
-        for standby in [412, 472, 473] {
+        for standby in [307, 412, 472, 473] {
             assert_eq!(class(standby, ""), Class::Transient);
         }
     }

@@ -27,7 +27,7 @@ use crate::remote::task::OwnedTask;
 use crate::remote::wire::{Class, Found, Wire, WireError};
 use crate::verification::Oversight;
 use http::{Answer, Server};
-use token::{Tokens, keep_alive, lease};
+use token::{Asked, Tokens, keep_alive, lease};
 
 /// The version of every key that signs.
 const VERSION: u64 = 1;
@@ -190,7 +190,8 @@ impl Transit {
             return Ok(answer);
         }
         let refusal = answer.error(&format!("{method} {path}"));
-        let token = tokens.instead_of(&token, server, refusal).await?;
+        let asked = Asked { method: &method, path: &path, mount: &self.mount };
+        let token = tokens.instead_of(&token, server, asked, refusal).await?;
         server.ask(method, &path, Some(&token.header), body).await
     }
 

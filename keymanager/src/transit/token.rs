@@ -1,5 +1,6 @@
 //! The token by which the server knows us: renewed before it ends, read again when it is refused.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -28,8 +29,17 @@ const ENDLESS: Duration = Duration::from_secs(300);
 pub(super) struct Tokens {
     source: SecretSource,
     current: RwLock<Token>,
-    /// One caller at a time looks for another; holds when that was done last, and what came of it.
-    looked: tokio::sync::Mutex<Option<(Instant, WireError)>>,
+    /// One caller at a time looks for another; holds when that was done last for each path, and what came of it.
+    looked: tokio::sync::Mutex<BTreeMap<String, (Instant, WireError)>>,
+}
+
+/// What was asked of the engine and refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a Method,
+    /// Begins with the mount.
+    pub(super) path: &'a str,
+    pub(super) mount: &'a str,
 }
 
 /// A token, wiped when the last request with it has ended.
@@ -61,6 +71,7 @@ impl Tokens {
         &self,
         refused: &Token,
         server: &Server,
+        asked: Asked<'_>,
         refusal: WireError,
     ) -> Result<Token, WireError> {
         let mut looked = self.looked.lock().await;
@@ -68,7 +79,8 @@ impl Tokens {
         if current.generation != refused.generation {
             return Ok(current);
         }
-        if let Some((_, error)) = looked.as_ref().filter(|(at, _)| at.elapsed() < LOOK_EVERY) {
+        looked.retain(|_, (at, _)| at.elapsed() < LOOK_EVERY);
+        if let Some((_, error)) = looked.get(asked.path) {
             return Err(WireError {
                 reason: format!("{}{}", refusal.reason, error.reason),
                 ..error.clone()
@@ -76,10 +88,10 @@ impl Tokens {
         }
         let error = match self.replace().await {
             Ok(true) => return Ok(self.current()),
-            Ok(false) => self.diagnose(server, &current).await,
+            Ok(false) => self.diagnose(server, &current, asked).await,
             Err(error) => WireError::new(Class::Credentials, "403", format!("; {error}")),
         };
-        *looked = Some((Instant::now(), error.clone()));
+        looked.insert(asked.path.to_owned(), (Instant::now(), error.clone()));
         Err(WireError { reason: format!("{}{}", refusal.reason, error.reason), ..error })
     }
 
@@ -95,14 +107,13 @@ impl Tokens {
         Ok(true)
     }
 
-    /// Whether a token that was refused lives; the rest of the reason.
-    async fn diagnose(&self, server: &Server, token: &Token) -> WireError {
+    /// Whether a token that was refused lives, and what it lacks; the rest of the reason.
+    async fn diagnose(&self, server: &Server, token: &Token, asked: Asked<'_>) -> WireError {
         match lease(server, token).await {
-            Ok(_) => WireError::new(
-                Class::Refused,
-                "403",
-                "; the token is good, and its policy does not allow this: extend the policy",
-            ),
+            Ok(_) => {
+                let lack = asked.lack(server, token).await;
+                WireError::new(Class::Refused, "403", format!("; the token is good, but {lack}"))
+            }
             Err(error) if error.class == Class::Credentials => {
                 let reason = format!("; the token has ended: put a new one into {}", self.source);
                 WireError::new(Class::Credentials, "token ended", reason)
@@ -110,6 +121,52 @@ impl Tokens {
             Err(error) => WireError { reason: format!("; {}", error.reason), ..error },
         }
     }
+}
+
+impl Asked<'_> {
+    /// What keeps a good token from this. A mount that is not there is refused as one that a policy leaves out,
+    /// so it shows by nothing being allowed there at all.
+    async fn lack(self, server: &Server, token: &Token) -> String {
+        let path = self.path.split('?').next().unwrap_or_default();
+        let needed = match *self.method {
+            Method::GET if self.path.ends_with("list=true") => "list",
+            Method::GET => "read",
+            Method::DELETE => "delete",
+            _ => "update",
+        };
+        let mount = self.mount;
+        let rule = format!("path \"{path}\" {{ capabilities = [\"{needed}\"] }}");
+        let keys = format!("{mount}/keys");
+        let allowed = capabilities(server, token, [path, &keys]).await.unwrap_or_default();
+        let at = |path: &str| allowed.get(path).map(Vec::as_slice).unwrap_or_default();
+        let is_allowed = |said: &[String]| said.iter().any(|one| one != "deny");
+        if is_allowed(at(path)) {
+            let said = at(path).join(", ");
+            return format!(
+                "its policy allows {said} on {path} and not {needed}: extend it to {rule}"
+            );
+        }
+        if is_allowed(at(&keys)) {
+            return format!("its policy does not allow this: extend it by {rule}");
+        }
+        format!(
+            "its policy does not allow this: extend it by {rule}, or correct the mount if the engine is not at \
+             {mount}/ (the server refuses both alike)"
+        )
+    }
+}
+
+/// What a token may do on paths; by path.
+async fn capabilities(
+    server: &Server,
+    token: &Token,
+    paths: [&str; 2],
+) -> Result<BTreeMap<String, Vec<String>>, WireError> {
+    #[derive(Deserialize)]
+    struct Capabilities(BTreeMap<String, Vec<String>>);
+    let (header, body) = (Some(&token.header), serde_json::json!({ "paths": paths }));
+    let answer = server.ask(Method::POST, "sys/capabilities-self", header, Some(&body)).await?;
+    answer.data::<Capabilities>("ask what the token may do").map(|Capabilities(said)| said)
 }
 
 impl fmt::Debug for Tokens {

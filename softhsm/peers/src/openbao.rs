@@ -26,6 +26,7 @@ const ATTEMPTS: usize = 5;
 pub struct OpenBao {
     process: Process,
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     unseal_key: Secret,
     root_token: Secret,
 }
@@ -83,7 +84,20 @@ impl OpenBao {
     /// # Errors
     /// See [`OpenBaoError`].
     pub fn start() -> Result<Self> {
-        let (process, address) = listen()?;
+        Self::start_with(None)
+    }
+
+    /// As [`start`](Self::start), and also listens with TLS, by the certificate and the private key in these
+    /// PEM files.
+    ///
+    /// # Errors
+    /// See [`OpenBaoError`].
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Result<Self> {
+        Self::start_with(Some((certificate, key)))
+    }
+
+    fn start_with(tls: Option<(&Path, &Path)>) -> Result<Self> {
+        let (process, address, tls_address) = listen(tls)?;
         let nobody = Secret::from("");
         let request = |method: &str, path: &str, token: &Secret, body: Value| {
             exchange(address, method, path, token, &body)?.expect_good(method, path)
@@ -92,7 +106,7 @@ impl OpenBao {
         let made = request("PUT", "sys/init", &nobody, shares)?;
         let text = |value: &Value| Secret::from(value.as_str().unwrap_or_default());
         let (unseal_key, root_token) = (text(&made["keys"][0]), text(&made["root_token"]));
-        let server = Self { process, address, unseal_key, root_token };
+        let server = Self { process, address, tls_address, unseal_key, root_token };
         server.unseal()?;
         request("POST", "sys/mounts/transit", &server.root_token, json!({ "type": "transit" }))?;
         Ok(server)
@@ -102,6 +116,12 @@ impl OpenBao {
     #[must_use]
     pub fn address(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it listens with TLS: `https://127.0.0.1:PORT`, if it was started so.
+    #[must_use]
+    pub fn tls_address(&self) -> Option<String> {
+        self.tls_address.map(|address| format!("https://{address}"))
     }
 
     /// The token that may do everything and never expires.
@@ -312,21 +332,32 @@ impl Drop for Process {
 }
 
 /// A server that listens.
-fn listen() -> Result<(Process, SocketAddr)> {
+fn listen(tls: Option<(&Path, &Path)>) -> Result<(Process, SocketAddr, Option<SocketAddr>)> {
     let program = std::env::var_os("MINTMARK_TEST_OPENBAO").map(PathBuf::from);
     let program = program.filter(|path| path.is_file()).ok_or(OpenBaoError::NoProgram)?;
     let mut said = String::new();
     for _ in 0..ATTEMPTS {
         let address = free_address()?;
-        let configuration = Configuration::write(address)?;
+        let mut listeners = listener(address, "tls_disable = true");
+        let tls_address = tls.map(|_| free_address()).transpose()?;
+        if let (Some((certificate, key)), Some(address)) = (tls, tls_address) {
+            let (certificate, key) = (certificate.display(), key.display());
+            let files = format!("tls_cert_file = \"{certificate}\"\n  tls_key_file = \"{key}\"");
+            listeners.push_str(&listener(address, &files));
+        }
+        let configuration = Configuration::write(address, &listeners)?;
         let (process, output) = Process::start(&program, &configuration.0)?;
         match wait_until_started(output) {
-            Ok(()) => return Ok((process, address)),
+            Ok(()) => return Ok((process, address, tls_address)),
             Err(last) if last.contains("address already in use") => said = last,
             Err(last) => return Err(OpenBaoError::NotStarted(last)),
         }
     }
     Err(OpenBaoError::NotStarted(said))
+}
+
+fn listener(address: SocketAddr, tls: &str) -> String {
+    format!("listener \"tcp\" {{\n  address = \"{address}\"\n  {tls}\n}}\n")
 }
 
 fn free_address() -> Result<SocketAddr> {
@@ -338,13 +369,11 @@ fn free_address() -> Result<SocketAddr> {
 struct Configuration(PathBuf);
 
 impl Configuration {
-    fn write(address: SocketAddr) -> Result<Self> {
+    fn write(address: SocketAddr, listeners: &str) -> Result<Self> {
         let name = format!("mintmark-openbao-{}-{}.hcl", std::process::id(), address.port());
         let path = std::env::temp_dir().join(name);
-        let content = format!(
-            "storage \"inmem\" {{}}\nlistener \"tcp\" {{\n  address = \"{address}\"\n  \
-             tls_disable = true\n}}\napi_addr = \"http://{address}\"\n"
-        );
+        let content =
+            format!("storage \"inmem\" {{}}\n{listeners}api_addr = \"http://{address}\"\n");
         std::fs::write(&path, content)
             .map_err(failed_to(&format!("write {}", path.display())))
             .map(|()| Self(path))

@@ -7,7 +7,7 @@ use std::slice;
 use std::time::Duration;
 
 use ca_core::authority::KeyCreation;
-use keymanager::pkcs11::{Hashing, Template, TokenSelector};
+use keymanager::pkcs11::{self, Hashing, Template, TokenSelector};
 use keymanager::pkcs11_uri::Pkcs11Uri;
 use keymanager::{SecretSource, Verification};
 use toml::Spanned;
@@ -157,12 +157,12 @@ impl Pkcs11Settings {
             module,
             token,
             pin,
-            sessions: 4,
-            queue: 4096,
-            queue_wait: Duration::from_millis(50),
-            stall_limit: Duration::from_secs(10),
-            probe_interval: Duration::from_secs(5),
-            hashing: Hashing::Host,
+            sessions: pkcs11::Settings::SESSIONS,
+            queue: pkcs11::Settings::QUEUE.into(),
+            queue_wait: pkcs11::Settings::QUEUE_WAIT,
+            stall_limit: pkcs11::Settings::STALL_LIMIT,
+            probe_interval: pkcs11::Settings::PROBE_INTERVAL,
+            hashing: Hashing::default(),
             read_write_sessions: false,
             template: Template::default(),
         }
@@ -241,18 +241,16 @@ impl Check<'_> {
             Some(uri) => self.token_by_uri(&span, &uri, &mut section),
             None => self.token_by_keys(&span, &mut section),
         };
-        let sessions = self.within("sessions", section.sessions, 4, 1024);
-        let queue = self.within("queue", section.queue, 4096, 65_536);
         let ms = Duration::from_millis;
-        let queue_wait = self.wait("queue_wait", section.queue_wait, ms(50), ms(1)..=ms(60_000));
-        let stall_limit =
-            self.wait("stall_limit", section.stall_limit, ms(10_000), ms(100)..=ms(600_000));
-        let probe_interval = self.wait(
-            "probe_interval",
-            section.probe_interval,
-            ms(5_000),
-            ms(1_000)..=ms(3_600_000),
-        );
+        type Usual = pkcs11::Settings;
+        let sessions = self.within("sessions", section.sessions, Usual::SESSIONS, 1024);
+        let queue = self.within("queue", section.queue, Usual::QUEUE.into(), 65_536);
+        let (wait, bounds) = (Usual::QUEUE_WAIT, ms(1)..=ms(60_000));
+        let queue_wait = self.wait("queue_wait", section.queue_wait, wait, bounds);
+        let (limit, bounds) = (Usual::STALL_LIMIT, ms(100)..=ms(600_000));
+        let stall_limit = self.wait("stall_limit", section.stall_limit, limit, bounds);
+        let (interval, bounds) = (Usual::PROBE_INTERVAL, ms(1_000)..=ms(3_600_000));
+        let probe_interval = self.wait("probe_interval", section.probe_interval, interval, bounds);
         let template = self.template(section.template);
         let (module, token, pin) = place?;
         Some(Pkcs11Settings {
@@ -263,7 +261,8 @@ impl Check<'_> {
             probe_interval,
             hashing: match section.hash.map(Spanned::into_inner) {
                 Some(Hash::Device) => Hashing::Device,
-                Some(Hash::Host) | None => Hashing::Host,
+                Some(Hash::Host) => Hashing::Host,
+                None => Hashing::default(),
             },
             read_write_sessions: section.read_write_sessions.is_some_and(Spanned::into_inner),
             template,

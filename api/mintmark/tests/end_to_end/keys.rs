@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::site::{Site, json, write_private};
 use crate::token::{CA_KEY, openssl};
+use crate::watching::{await_answer, watched};
 
 const JWT_KEY: &str = "mintmark/example.org/jwt/1";
 
@@ -47,26 +48,73 @@ fn an_administrator_prepares_keys_and_the_server_takes_them() {
     assert_eq!(json(&made)["keys"][0]["name"], JWT_KEY);
     let server = site.start();
     assert!(server.log().contains("keys are prepared"), "{}", server.log());
-    // Beside the server: what is there, and that it works, but not what it is for.
-    let listing = json(&site.key(&["list", "--output", "json"]).succeeded());
-    assert_eq!(listing["store"]["type"], "pkcs11");
-    assert!(listing["record"].as_str().unwrap().contains("has state directory"), "{listing}");
-    assert_eq!(listing["keys"].as_array().unwrap().len(), 3);
     site.key(&["verify", "--all"]).succeeded();
-    let held = ["stop the server", &format!("process {}", server.pid())];
-    site.key(&["retire", "mintmark/example.org/x509/2"]).failed_saying(1, &held);
-    site.key(&["destroy", "--dry-run"]).failed_saying(1, &held);
-    server.stop();
-
     let expected =
         [(JWT_KEY, "active"), (CA_KEY, "active"), ("mintmark/example.org/x509/2", "prepared")];
-    assert_eq!(states(&site), expected.map(|(name, state)| (name.to_owned(), state.to_owned())));
-    site.key(&["retire", CA_KEY]).failed_saying(1, &[CA_KEY, "the active authority"]);
-    let retired = site.key(&["retire", "mintmark/example.org/x509/2"]).succeeded();
+    let expected = expected.map(|(name, state)| (name.to_owned(), state.to_owned()));
+    assert_eq!(states(&site), expected, "beside the server");
+    server.stop();
+    assert_eq!(states(&site), expected, "without it");
+}
+
+#[test]
+fn keys_are_retired_beside_a_server_as_without_one() {
+    const SECOND: &str = "mintmark/example.org/x509/2";
+    const THIRD: &str = "mintmark/example.org/x509/3";
+    let mut site = site_without_leave();
+    site.key(&["create", "--count", "3"]).succeeded();
+    site.key(&["create", "--authority", "jwt"]).succeeded();
+    let port = watched(&mut site);
+    let server = site.start();
+    let prepared = |count| format!("prepared{{store=\"hsm\",authority=\"x509\"}} {count}");
+    await_answer(port, "/metrics", &prepared(2));
+
+    let refused = |site: &Site| site.key(&["retire", CA_KEY]).failed(1);
+    let beside = refused(&site);
+    assert!(beside.contains(CA_KEY) && beside.contains("the active authority"), "{beside}");
+    let retired = site.key(&["retire", SECOND]).succeeded();
     assert!(retired.contains("May be destroyed after"), "{retired}");
+    let log = server.log();
+    assert!(log.contains("key retired") && log.contains("local uid"), "{log}");
+    // The record has it at once, for every command.
+    assert!(states(&site).contains(&(SECOND.to_owned(), "retired".to_owned())));
+    let shown = json(&site.key(&["show", SECOND, "--output", "json"]).succeeded());
+    assert_eq!(shown["state"], "retired");
+    let dry =
+        |site: &Site| json(&site.key(&["destroy", "--dry-run", "--output", "json"]).succeeded());
+    let judged = dry(&site);
+    assert_eq!(judged["keys"].as_array().unwrap().len(), 4, "{judged}");
+    assert!(judged["keys"][2]["destroyable_after"].is_string(), "{judged}");
+    let stays = site.key(&["destroy", "--yes", SECOND]);
+    assert!(stays.code == Some(1) && stays.err.contains("nothing was destroyed"), "{stays:?}");
+    let stays = site.key(&["destroy", "--yes", CA_KEY]);
+    assert!(stays.err.contains("signs with it"), "{stays:?}");
     // A name that was used is not used again, whether its key is there or not.
     let made = json(&site.key(&["create", "--output", "json"]).succeeded());
-    assert_eq!(made["keys"][0]["name"], "mintmark/example.org/x509/3");
+    assert_eq!(made["keys"][0]["name"], "mintmark/example.org/x509/4");
+    site.key(&["retire", THIRD]).succeeded();
+    await_answer(port, "/metrics", &prepared(1));
+    site.jwt("shop");
+    server.stop();
+
+    assert_eq!(refused(&site), beside);
+    let alone = dry(&site);
+    assert_eq!(alone["keys"][2], judged["keys"][2]);
+    site.key(&["retire", "mintmark/example.org/x509/4"]).succeeded();
+}
+
+#[test]
+fn beside_a_server_that_cannot_be_asked_nothing_is_retired_or_destroyed() {
+    let mut site = Site::with_token();
+    let server = site.start();
+    site.set("socket = \"admin.sock\"", "socket = \"other.sock\"");
+    let texts = [&format!("process {}", server.pid()), "other.sock", "[server.admin] socket"];
+    site.key(&["retire", CA_KEY]).failed_saying(1, &texts);
+    site.key(&["destroy", "--dry-run"]).failed_saying(1, &texts);
+    let listing = json(&site.key(&["list", "--output", "json"]).succeeded());
+    assert!(listing["record"].as_str().unwrap().contains("other.sock"), "{listing}");
+    assert_eq!(listing["keys"][0]["state"], "unknown");
+    server.stop();
 }
 
 #[test]

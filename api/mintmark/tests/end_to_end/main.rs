@@ -1,6 +1,6 @@
 //! The binary that ships, from its configuration to what other people's software says of its SVIDs.
 //!
-//! Needs what `make test` installs: SoftHSM, OpenSC, OpenSSL and the Python judges.
+//! Needs what `make test` installs: SoftHSM, OpenSC, OpenBao, OpenSSL and the Python judges.
 #![expect(clippy::unwrap_used, reason = "tests state their expectations by unwrapping")]
 
 mod bad_request;
@@ -10,6 +10,7 @@ mod keys;
 mod minting;
 mod other_programs;
 mod restart;
+mod secrets;
 mod site;
 mod token;
 mod watching;

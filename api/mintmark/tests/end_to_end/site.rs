@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use peers::openbao::{OpenBao, signer_rules};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -72,6 +73,22 @@ impl Site {
         }
     }
 
+    /// Keys go to the transit engine of this server, which sees a token of its rules for a service.
+    pub(crate) fn with_transit(server: &OpenBao) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = signer_rules("mintmark.example.org.", true);
+        let token = server.token(&rules, Duration::from_secs(3600)).unwrap();
+        write_private(&folder.path().join("vault-token"), token.expose().as_bytes());
+        let keys = format!(
+            "[keys.vault]\ntype = \"transit\"\naddress = \"{}\"\n\
+             access_token = {{ file = \"vault-token\" }}\n",
+            server.address()
+        );
+        let (configuration, variables) = (configuration(&keys), Vec::new());
+        let secrets = Secrets::new([token.expose().to_owned()]);
+        Self { folder, configuration, variables, token: None, secrets }
+    }
+
     /// The token of [`with_token`](Self::with_token).
     pub(crate) fn token(&self) -> &Token {
         self.token.as_ref().expect("the site has a token")
@@ -116,7 +133,8 @@ impl Site {
     pub(crate) fn spawn(&self) -> Server {
         let log = self.path("log");
         let file = OpenOptions::new().append(true).create(true).open(&log).unwrap();
-        let child = self.command(&self.server_arguments()).stderr(file).spawn().unwrap();
+        let mut command = self.command(&self.server_arguments());
+        let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
         Server { child, log, secrets: self.secrets.clone() }
     }
 

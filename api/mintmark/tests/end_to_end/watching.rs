@@ -19,13 +19,13 @@ fn free_port() -> u16 {
 }
 
 /// Has a site's metrics told, and gives the port.
-fn watched(site: &mut Site) -> u16 {
+pub(crate) fn watched(site: &mut Site) -> u16 {
     let port = free_port();
     site.configuration.push_str(&format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n"));
     port
 }
 
-fn get(port: u16, path: &str) -> Option<String> {
+pub(crate) fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: watcher\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -119,7 +119,7 @@ fn a_server_without_its_token_is_not_ready_until_the_token_is_back() {
 }
 
 /// Asks until this is answered, longer than any time between two probes of a token.
-fn await_answer(port: u16, path: &str, text: &str) -> String {
+pub(crate) fn await_answer(port: u16, path: &str, text: &str) -> String {
     let limit = Instant::now() + Duration::from_secs(60);
     loop {
         let answer = get(port, path).unwrap();

@@ -12,7 +12,7 @@ use ca_core::bundle::Bundle;
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
-use ca_core::key::{KeyStore, KeyType, Priority, RsaScheme, Urgency};
+use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
 use ca_core::log::{IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
 use ca_core::serial::RandomSerials;
@@ -41,6 +41,8 @@ pub(crate) struct TestServer {
     pub(crate) issued: Arc<Issued>,
     /// What was counted.
     pub(crate) metrics: ServiceMetrics,
+    /// Where the keys are.
+    pub(crate) keys: Arc<SoftwareStore>,
     /// What was logged, as text.
     pub(crate) log: Arc<Mutex<Vec<u8>>>,
     stop: oneshot::Sender<()>,
@@ -52,18 +54,20 @@ pub(crate) struct TestServer {
 impl TestServer {
     /// Serves a trust domain with fresh authorities.
     pub(crate) async fn start() -> Self {
-        Self::start_with(authorities().await).await
+        let founded = Founded::new().await;
+        Self::start_with(founded).await
     }
 
     /// Serves the same before it has published anything.
     pub(crate) async fn start_without_bundle() -> Self {
-        let mut authorities = authorities().await;
-        let trust_domain = authorities.bundle.trust_domain.clone();
-        authorities.bundle = Arc::new(Bundle::empty(trust_domain, Duration::ZERO));
-        Self::start_with(authorities).await
+        let mut founded = Founded::new().await;
+        let trust_domain = founded.authorities.bundle.trust_domain.clone();
+        founded.authorities.bundle = Arc::new(Bundle::empty(trust_domain, Duration::ZERO));
+        Self::start_with(founded).await
     }
 
-    async fn start_with(authorities: Authorities) -> Self {
+    async fn start_with(founded: Founded) -> Self {
+        let Founded { authorities, keys, record } = founded;
         let directory = TempDir::new().expect("a temporary directory");
         let path = directory.path().join("admin.sock");
         let (filter, handle) = reload::Layer::new(LevelFilter::INFO);
@@ -80,7 +84,9 @@ impl TestServer {
         let services = Services {
             mint: Arc::new(mint),
             clock: Arc::new(SystemClock),
-            key_store: keys().description().clone(),
+            keys: keys.clone(),
+            record,
+            ca_ttl: LIFE,
             log_levels: Arc::new(LogLevels::new(LevelFilter::INFO, handle)),
             metrics: metrics.clone(),
             version: "1.2.3",
@@ -92,7 +98,19 @@ impl TestServer {
             .expect("a path in a URI")
             .connect_lazy();
         let (_log, _directory) = (guard, directory);
-        Self { path, channel, authorities, issued, metrics, log, stop, serving, _log, _directory }
+        Self {
+            path,
+            channel,
+            authorities,
+            issued,
+            metrics,
+            keys,
+            log,
+            stop,
+            serving,
+            _log,
+            _directory,
+        }
     }
 
     /// What has been logged so far.
@@ -107,27 +125,38 @@ impl TestServer {
     }
 }
 
-fn keys() -> SoftwareStore {
-    SoftwareStore::in_memory(TRUST_DOMAIN)
+/// The life of an authority.
+pub(crate) const LIFE: Duration = Duration::from_secs(86_400);
+
+/// Fresh authorities, with what they were made in.
+struct Founded {
+    authorities: Authorities,
+    keys: Arc<SoftwareStore>,
+    record: Arc<Embedded>,
 }
 
-async fn authorities() -> Authorities {
-    let settings = AuthoritySettings {
-        trust_domain: TrustDomain::parse(TRUST_DOMAIN).expect("a name"),
-        ca_key_type: KeyType::EcP256,
-        jwt_key_type: KeyType::EcP256,
-        key_creation: KeyCreation::Auto,
-        rsa_scheme: RsaScheme::Pkcs1,
-        ca_ttl: Duration::from_secs(86_400),
-        ca_subject: CaSubject::default(),
-        lifetimes: Lifetimes::default(),
-        tokens: TokenSettings::default(),
-        refresh_hint: Duration::from_secs(300),
-    };
-    let store = Embedded::in_memory().expect("a store in memory");
-    authority::establish(&settings, &store, &keys(), &RandomSerials::new(), now(), urgency())
-        .await
-        .expect("fresh authorities")
+impl Founded {
+    async fn new() -> Self {
+        let settings = AuthoritySettings {
+            trust_domain: TrustDomain::parse(TRUST_DOMAIN).expect("a name"),
+            ca_key_type: KeyType::EcP256,
+            jwt_key_type: KeyType::EcP256,
+            key_creation: KeyCreation::Auto,
+            rsa_scheme: RsaScheme::Pkcs1,
+            ca_ttl: LIFE,
+            ca_subject: CaSubject::default(),
+            lifetimes: Lifetimes::default(),
+            tokens: TokenSettings::default(),
+            refresh_hint: Duration::from_secs(300),
+        };
+        let keys = Arc::new(SoftwareStore::in_memory(TRUST_DOMAIN));
+        let record = Arc::new(Embedded::in_memory().expect("a store in memory"));
+        let serials = RandomSerials::new();
+        let authorities =
+            authority::establish(&settings, &*record, &*keys, &serials, now(), urgency());
+        let authorities = authorities.await.expect("fresh authorities");
+        Self { authorities, keys, record }
+    }
 }
 
 /// The time, as the server reads it.

@@ -46,9 +46,11 @@ pub(super) async fn destroy(
         return Err(Failure::Usage(text.to_owned()));
     }
     let chosen = Chosen::load(&arguments.place)?;
-    let record = chosen.record_to_write().await?;
+    let record = chosen.record().await?;
     let store = chosen.open().await.map_err(Failure::failed)?;
-    let verdicts = expired_keys(&record, &*store, now).await.map_err(Failure::failed)?;
+    // Later entries take nothing back: what is retired, or old, stays so.
+    let ledger = record.ledger().await?;
+    let verdicts = expired_keys(&ledger, &*store, now).await.map_err(Failure::failed)?;
     let verdicts = asked_for(arguments, verdicts, &*store)?;
     let expired: Vec<ExpiredKey> = verdicts.iter().filter_map(expired).cloned().collect();
     let mut report = Report {

@@ -1,13 +1,15 @@
 //! `mintmark key …`: what an administrator does with the keys of a store, beside the server or without one.
 //!
 //! Each command opens the key store itself, by its section of the configuration and with whatever PIN or
-//! credentials that names. What keys are for is in the state store, which one process has at a time: reading
-//! takes it for a moment if it is free, and those that write want it for themselves.
+//! credentials that names: an administrator may do there what the server may not. What keys are for is in the
+//! state store, which one process has at a time. Beside a server the record is had from it, over its admin
+//! socket ([`record`]).
 
 mod create;
 mod destroy;
 mod list;
 mod probe;
+mod record;
 mod retire;
 mod saturation;
 mod show;
@@ -19,9 +21,9 @@ use std::sync::Arc;
 use ca_core::authority::Ledger;
 use ca_core::clock::Clock;
 use ca_core::key::{KeyError, KeyName, KeyStore};
-use ca_core::store::{Embedded, StoreError};
 use keymanager::metrics::StoreMetrics;
 
+use self::record::Record;
 use super::wait;
 use crate::cli::{self, KeyPlace};
 use crate::config::{self, KeySettings, Settings};
@@ -103,52 +105,16 @@ impl Chosen {
         keys::open(self.keys(), self.trust_domain(), StoreMetrics::default()).await
     }
 
-    /// What our record says of keys, or why it cannot be read now. Makes no state store where there is none,
-    /// and lets go of it at once: a server may be about to start.
+    /// What our record says of keys, or why that cannot be read now.
     async fn ledger(&self) -> Result<Ledger, String> {
-        let told = |error| match error {
-            StoreError::InUse { place, holder } => {
-                format!("{holder} has {place} open; it is free while the server does not run")
-            }
-            error => error.to_string(),
-        };
-        let Some(store) = self.record().await.map_err(told)? else {
-            return Err(format!(
-                "there is no state store in {} yet, so nothing is recorded of keys",
-                self.settings.store_dir.display()
-            ));
-        };
-        let ledger = Ledger::read(&store).await.map_err(|error| error.to_string());
-        close(store).await;
-        ledger
+        record::ledger(&self.settings).await
     }
 
-    /// The state store, for a command that writes to it.
-    async fn record_to_write(&self) -> Result<Embedded, Failure> {
-        let folder = self.settings.store_dir.display();
-        match self.record().await {
-            Ok(Some(store)) => Ok(store),
-            Ok(None) => Err(Failure::failed(format!(
-                "there is no state store in {folder}, and nothing is retired or destroyed without our \
-                 record; run this where the server runs, as its user"
-            ))),
-            Err(StoreError::InUse { place, holder }) => Err(Failure::failed(format!(
-                "{holder} has {place} open, and this command writes to the record in it: stop the server, run \
-                 this as the server's user, and start the server again"
-            ))),
-            Err(error) => Err(Failure::failed(error)),
-        }
-    }
-
-    async fn record(&self) -> Result<Option<Embedded>, StoreError> {
-        let folder = self.settings.store_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            Embedded::exists(&folder).then(|| Embedded::open(&folder)).transpose()
-        });
-        opened.await.map_err(|error| StoreError::Unavailable {
-            place: format!("state store {}", self.settings.store_dir.display()),
-            reason: format!("opening it was broken off: {error}"),
-        })?
+    /// The record, for a command that does nothing without it.
+    async fn record(&self) -> Result<Record, Failure> {
+        Record::reach(&self.settings).await.map_err(|reason| {
+            Failure::failed(format!("nothing is retired or destroyed without our record: {reason}"))
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! `mintmark key retire`
 
-use ca_core::authority::retire_key;
 use ca_core::bundle;
 use ca_core::clock::Timestamp;
 use serde::Serialize;
@@ -24,12 +23,11 @@ pub(super) async fn retire(
     }
     let chosen = Chosen::load(&arguments.place)?;
     // Before anything is logged in to: this is what is most likely to be missing.
-    let record = chosen.record_to_write().await?;
+    let record = chosen.record().await?;
     let store = chosen.open().await.map_err(Failure::failed)?;
-    let ca_ttl = chosen.settings.authorities.ca_ttl;
-    let end = retire_key(&record, &*store, &arguments.name, ca_ttl, now).await;
+    let end = record.retire(&chosen.settings, &*store, &arguments.name, now).await;
     close((record, store)).await;
-    let end = end.map_err(Failure::failed)?;
+    let end = end?;
     let retired = Retired {
         name: arguments.name.to_string(),
         certificates_end: end.to_string(),
