@@ -142,8 +142,8 @@ fn hold_sealed_keys(folder: &Path) {
 }
 
 #[test]
-fn a_pin_is_wiped_when_the_store_of_its_token_is_dropped() {
-    const NAME: &str = "a_pin_is_wiped_when_the_store_of_its_token_is_dropped";
+fn a_pin_is_wiped_once_its_token_is_logged_in_to() {
+    const NAME: &str = "a_pin_is_wiped_once_its_token_is_logged_in_to";
     if let Some(folder) = std::env::var_os(CHILD) {
         return hold_a_token(Path::new(&folder));
     }
@@ -157,7 +157,8 @@ fn a_pin_is_wiped_when_the_store_of_its_token_is_dropped() {
     command.env("SOFTHSM2_CONF", folder.path().join("softhsm2.conf"));
     let mut holder = Holder::start(command);
     let secrets = [Secret::new("PIN", pin.trim_end().as_bytes())];
-    assert_eq!(holder.find(&secrets), ["PIN"], "the search finds what is there");
+    // That the search finds what is there is shown with the seal key.
+    assert!(holder.find(&secrets).is_empty(), "the PIN is in memory while the token is in use");
     holder.drop_everything();
     assert!(holder.find(&secrets).is_empty(), "the PIN is still in memory");
 }

@@ -9,9 +9,10 @@ use cryptoki::types::AuthPin;
 use super::fault::{Class, Fault};
 use crate::secret::{SecretSource, trim_line_end};
 
-/// Holds the PIN, since a token that lost its sessions wants it again. Wiped when dropped.
+/// Knows where the PIN is, since a token that lost its sessions wants it again. The PIN itself is in this
+/// process's memory for as long as a login takes.
 pub(super) struct Login {
-    pin: AuthPin,
+    source: SecretSource,
     past: Mutex<Past>,
 }
 
@@ -31,15 +32,10 @@ const MOST_UNCLEAR: u8 = 3;
 pub(super) type PinState = [bool; 3];
 
 impl Login {
-    /// Reads the PIN.
-    pub(super) fn read(source: &SecretSource) -> std::result::Result<Self, KeyError> {
-        let bytes = source.read()?;
-        let pin = std::str::from_utf8(trim_line_end(&bytes))
-            .map_err(|_| source.unusable("the PIN in it is not UTF-8".to_owned()))?;
-        if pin.is_empty() {
-            return Err(source.unusable("it is empty; write the user PIN there".to_owned()));
-        }
-        Ok(Self { pin: AuthPin::from(pin), past: Mutex::default() })
+    /// Shows that there is a PIN.
+    pub(super) fn with(source: &SecretSource) -> std::result::Result<Self, KeyError> {
+        read(source)?;
+        Ok(Self { source: source.clone(), past: Mutex::default() })
     }
 
     /// Makes sure that the token is logged in to. Callers wait for each other, so that the threads of a
@@ -57,8 +53,9 @@ impl Login {
         if let Some(fault) = &past.refused {
             return Err(fault.clone());
         }
+        let pin = read(&self.source).map_err(|error| unreadable(&error))?;
         let before = pin_state();
-        match log_in(&self.pin) {
+        match log_in(&pin) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
                 past.unclear = 0;
                 Ok(())
@@ -66,6 +63,22 @@ impl Login {
             Err(error) => Err(past.failed(error, before, pin_state())),
         }
     }
+}
+
+/// The PIN, wiped when dropped.
+fn read(source: &SecretSource) -> std::result::Result<AuthPin, KeyError> {
+    let bytes = source.read()?;
+    let pin = std::str::from_utf8(trim_line_end(&bytes))
+        .map_err(|_| source.unusable("the PIN in it is not UTF-8".to_owned()))?;
+    if pin.is_empty() {
+        return Err(source.unusable("it is empty; write the user PIN there".to_owned()));
+    }
+    Ok(AuthPin::from(pin))
+}
+
+/// The PIN was there at the start. It may be put back, so it is looked for again.
+fn unreadable(error: &KeyError) -> Fault {
+    Fault::new(Class::Later, "PIN", &error.to_string())
 }
 
 impl Past {
@@ -125,9 +138,15 @@ mod tests {
     use super::*;
     use cryptoki::context::Function;
     use std::cell::{Cell, RefCell};
+    use std::io::Write as _;
+    use tempfile::NamedTempFile;
 
-    fn login() -> Login {
-        Login { pin: AuthPin::from("4711"), past: Mutex::default() }
+    /// A login and the file of its PIN.
+    fn with_file() -> (Login, NamedTempFile) {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(b"4711\n").unwrap();
+        let source = SecretSource::File(file.path().to_owned());
+        (Login::with(&source).unwrap(), file)
     }
 
     fn answer(code: RvError) -> Result<()> {
@@ -136,7 +155,8 @@ mod tests {
 
     /// How often the PIN is offered to a token that answers this to it, ever.
     fn offers(code: RvError, states: &[PinState]) -> usize {
-        let (login, tries, states) = (login(), Cell::new(0), RefCell::new(states.iter()));
+        let ((login, _file), tries) = (with_file(), Cell::new(0));
+        let states = RefCell::new(states.iter());
         for _ in 0..20 {
             let result = login.ensure(
                 || Ok(false),
@@ -170,7 +190,7 @@ mod tests {
         {
             assert_eq!(offers(code, &[]), 3, "{code:?}");
         }
-        let login = login();
+        let (login, _file) = with_file();
         for _ in 0..5 {
             for _ in 0..2 {
                 let failed = answer(RvError::ObjectHandleInvalid);
@@ -203,8 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn the_pin_is_read_for_each_login_and_may_be_away_meanwhile() {
+        let (login, file) = with_file();
+        let ensure = || login.ensure(|| Ok(false), |_| Ok(()), || None);
+        ensure().unwrap();
+        let away = file.path().with_extension("away");
+        std::fs::rename(file.path(), &away).unwrap();
+        let fault = ensure().unwrap_err();
+        assert!(fault.class == Class::Later && fault.said.contains("No such file"), "{fault:?}");
+        std::fs::rename(&away, file.path()).unwrap();
+        ensure().unwrap();
+    }
+
+    #[test]
     fn a_login_by_someone_else_is_as_good() {
-        let (login, already) = (login(), || answer(RvError::UserAlreadyLoggedIn));
+        let ((login, _file), already) = (with_file(), || answer(RvError::UserAlreadyLoggedIn));
         assert_eq!(login.ensure(|| Ok(false), |_| already(), || None), Ok(()));
         let unneeded = |_: &AuthPin| panic!("no need to log in");
         assert_eq!(login.ensure(|| Ok(true), unneeded, || None), Ok(()));

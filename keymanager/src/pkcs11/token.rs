@@ -70,7 +70,7 @@ impl Token {
             label: trim(info.label()).to_owned(),
             slot: Mutex::new((generation, slot)),
             place,
-            login: Login::read(&settings.pin)?,
+            login: Login::with(&settings.pin)?,
             abilities,
             hashing: settings.hashing,
             read_write: settings.read_write_sessions,
