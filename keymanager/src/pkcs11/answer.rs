@@ -117,23 +117,23 @@ impl Answers {
     /// most half of what waits, so each has waited longer than that for its turn.
     pub(super) const LONGEST: Duration = Duration::from_millis(8);
 
-    /// Adds an answer that was ready at `now` after `took`, while so many jobs wait.
+    /// Adds an answer that was ready at `now`, of a device that takes `pace` for one, while so many jobs wait.
     pub(super) fn add(
         &self,
         reply: Reply,
         answer: Answer,
         now: Instant,
-        took: Duration,
+        pace: Duration,
         waiting: usize,
     ) {
-        if took > Self::FAST {
+        if pace > Self::FAST {
             return reply.send(answer);
         }
         let mut held = self.held();
         let since = *held.since.get_or_insert(now);
         held.ready.push((reply, answer));
         let many = held.ready.len() >= Self::MOST.min(waiting / 2);
-        if many || now.saturating_duration_since(since) + took > Self::LONGEST {
+        if many || now.saturating_duration_since(since) + pace > Self::LONGEST {
             Self::send(held);
         }
     }

@@ -30,6 +30,9 @@ pub(super) struct Worker {
     seat: Option<Seat>,
     /// Naps in a row that this thread has taken because the device wanted less.
     naps: u32,
+    /// How long a signature takes when nothing holds this thread up: the shortest of late. That of a
+    /// single one tells a slow device from a thread that had to leave its core to another.
+    pace: Option<Duration>,
 }
 
 /// A logged-in session and the handles of keys in it.
@@ -149,7 +152,7 @@ impl From<Failure> for Trouble {
 
 impl Worker {
     pub(super) fn new(pool: Arc<Inner>, slot: Arc<Slot>) -> Self {
-        Self { pool, slot, seat: None, naps: 0 }
+        Self { pool, slot, seat: None, naps: 0, pace: None }
     }
 
     /// Signs until the pool ends, or until this thread was replaced because it hung.
@@ -289,12 +292,14 @@ impl Worker {
     }
 
     /// Answers a job, together with others if more work waits and the device is fast.
-    fn answer(&self, job: Job, answer: Answer, took: Duration) {
+    fn answer(&mut self, job: Job, answer: Answer, took: Duration) {
+        let pace = took.min(self.pace.map_or(took, |pace| pace + pace / 8));
+        self.pace = Some(pace);
         let now = Instant::now();
         // One that is wanted sooner than that cannot wait for its neighbours.
         let hurry = job.order.urgency.deadline < now + Answers::LONGEST;
         let waiting = if hurry { 0 } else { self.pool.queue.len() };
-        self.pool.answers.add(job.reply, answer, now, took, waiting);
+        self.pool.answers.add(job.reply, answer, now, pace, waiting);
     }
 
     /// A wrong signature is never released. The session that gave it is, and the job tried once more.
