@@ -110,7 +110,7 @@ struct Batch {
 
 impl Answers {
     /// A device that takes longer is slow.
-    const FAST: Duration = Duration::from_micros(250);
+    const FAST: Duration = Duration::from_millis(1);
     /// At most so many wait for each other.
     const MOST: usize = 256;
     /// No answer waits longer for the next one to be signed than about this. Those that are held back are at
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(held(256, Duration::from_micros(20), 1000), 0, "so many are enough");
         assert_eq!(held(39, Duration::from_micros(200), 100), 39);
         assert_eq!(held(41, Duration::from_micros(200), 100), 0, "the first would grow too old");
-        assert_eq!(held(1, Duration::from_micros(300), 100), 0, "a slow device");
+        assert_eq!(held(1, Duration::from_micros(1100), 100), 0, "a slow device");
         assert_eq!(held(1, Duration::from_micros(20), 0), 0, "nothing else is to be done");
         assert_eq!(held(5, Duration::from_micros(20), 10), 0, "half of what waits is held back");
     }
