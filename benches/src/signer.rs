@@ -127,7 +127,7 @@ impl Proxied {
             key_type: KeyType::EcP256,
             sessions: SLOTS,
             verification: Verification::Off,
-            runtime_threads: 2,
+            runtime_threads: 1,
         };
         let opened = setup.open()?;
         let bare = opened.bare(SLOTS)?;
