@@ -44,7 +44,7 @@ pub(crate) fn softhsm(
     ))
 }
 
-/// As [`softhsm`] with P-256 and two sessions, but with callers on as many threads as the runtime takes by
+/// As [`softhsm()`] with P-256 and two sessions, but with callers on as many threads as the runtime takes by
 /// default: it wakes a second one whenever the first finds work.
 pub(crate) fn softhsm_on_all_threads() -> anyhow::Result<Row> {
     let runtime_threads = std::thread::available_parallelism()?.get();
