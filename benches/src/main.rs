@@ -52,6 +52,7 @@ const ROWS: &[Measurement] = &[
     ("signer/softhsm/p256/idle-added-p50", signer::softhsm_idle),
     ("signer/proxy-2ms-30-slots/p256", signer::proxy),
     ("signer/proxy-2ms-30-slots/p256/p99", signer::proxy_p99),
+    ("signer/proxy-2ms-30-slots/p256/p99/queue-for-nothing", signer::proxy_p99_of_an_ideal_queue),
     ("signer/aws-fake-10ms-1000-per-second/p256", kms::aws),
     ("signer/aws-fake-10ms-1000-per-second/p256/halved-and-doubled", kms::aws_recovered),
     ("signer/transit/p256", kms::transit),

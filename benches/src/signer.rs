@@ -110,6 +110,21 @@ pub(crate) fn proxy_p99() -> anyhow::Result<Row> {
     ))
 }
 
+/// As [`proxy_p99()`], for the limit itself: twice as many callers as slots have to wait for a turn, whatever
+/// hands the turns out.
+pub(crate) fn proxy_p99_of_an_ideal_queue() -> anyhow::Result<Row> {
+    let proxied = Proxied::open()?;
+    let Proxied { opened, mut bare, _device } = proxied;
+    let mut alone = opened.bare(SLOTS)?;
+    let slice = Duration::from_millis(500);
+    Ok(paired::medians(
+        "signer/proxy-2ms-30-slots/p256/p99/queue-for-nothing",
+        "bare C_Sign loop, 30 threads, p99",
+        || percentile(bare.times_in_a_queue(2 * SLOTS, slice), 99),
+        || percentile(alone.times(slice), 99),
+    ))
+}
+
 const SLOTS: usize = 30;
 
 struct Proxied {

@@ -1,5 +1,6 @@
 //! The limit: the calls that a signature needs and nothing else, on as many threads as there are sessions.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -86,6 +87,29 @@ impl Bare {
                 let now = Instant::now();
                 times.push(now - before);
                 before = now;
+            }
+            times
+        })
+        .concat()
+    }
+
+    /// As [`times`](Self::times), for so many callers in one queue that costs nothing: each comes back the
+    /// moment its signature is done, and waits for its turn behind the others. What is answered is how long
+    /// each waited for its turn and its signature.
+    pub(crate) fn times_in_a_queue(&mut self, callers: usize, slice: Duration) -> Vec<Duration> {
+        let start = Instant::now();
+        let queue = Mutex::new(VecDeque::from(vec![start; callers]));
+        let turn = || queue.lock().expect("nothing panics").pop_front();
+        self.on_each(|round| {
+            let mut times = Vec::new();
+            while let Some(asked) = turn() {
+                round();
+                let now = Instant::now();
+                times.push(now - asked);
+                if now >= start + slice {
+                    break;
+                }
+                queue.lock().expect("nothing panics").push_back(now);
             }
             times
         })

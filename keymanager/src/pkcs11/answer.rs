@@ -86,10 +86,12 @@ impl Awaited {
 
 /// Answers that are handed out together while more work waits: as many as half of that, so that no session is
 /// idle for want of callers. All signing threads of a token share them, so that the runtime is woken once for
-/// all. A slow device's answers go out one by one: waking the runtime costs little beside one of its
-/// signatures.
-#[derive(Default)]
-pub(super) struct Answers(Mutex<Held>);
+/// all. A slow device's answers wait only for those that other threads are about to have.
+pub(super) struct Answers {
+    /// Threads that sign. While more work waits, all are at it.
+    threads: u32,
+    held: Mutex<Held>,
+}
 
 /// What has not reached its caller yet.
 #[derive(Default)]
@@ -109,6 +111,11 @@ struct Batch {
 }
 
 impl Answers {
+    /// Answers of so many threads.
+    pub(super) fn of(threads: usize) -> Self {
+        Self { threads: u32::try_from(threads).unwrap_or(u32::MAX), held: Mutex::default() }
+    }
+
     /// A device that takes longer is slow.
     const FAST: Duration = Duration::from_millis(1);
     /// At most so many wait for each other.
@@ -116,6 +123,8 @@ impl Answers {
     /// No answer waits longer for the next one to be signed than about this. Those that are held back are at
     /// most half of what waits, so each has waited longer than that for its turn.
     pub(super) const LONGEST: Duration = Duration::from_millis(8);
+    /// Nor, of a slow device, than about this: a few times what waking the runtime costs.
+    const SOON: Duration = Duration::from_micros(150);
 
     /// Adds an answer that was ready at `now`, of a device that takes `pace` for one, while so many jobs wait.
     pub(super) fn add(
@@ -126,14 +135,16 @@ impl Answers {
         pace: Duration,
         waiting: usize,
     ) {
-        if pace > Self::FAST {
-            return reply.send(answer);
-        }
+        let (next, longest) = if pace > Self::FAST {
+            (pace / self.threads.max(1), Self::SOON)
+        } else {
+            (pace, Self::LONGEST)
+        };
         let mut held = self.held();
         let since = *held.since.get_or_insert(now);
         held.ready.push((reply, answer));
         let many = held.ready.len() >= Self::MOST.min(waiting / 2);
-        if many || now.saturating_duration_since(since) + pace > Self::LONGEST {
+        if many || now.saturating_duration_since(since) + next > longest {
             Self::send(held);
         }
     }
@@ -171,7 +182,7 @@ impl Answers {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         // Every change is complete before anything that may panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,12 +227,17 @@ mod tests {
 
     /// How many of `count` answers, made one after another, are still held back.
     fn held(count: usize, took: Duration, waiting: usize) -> usize {
-        let (answers, mut now) = (Answers::default(), Instant::now());
+        held_of(1, count, took, waiting)
+    }
+
+    /// As [`held`], of so many threads that take turns.
+    fn held_of(threads: u32, count: usize, took: Duration, waiting: usize) -> usize {
+        let (answers, mut now) = (Answers::of(threads as usize), Instant::now());
         let mut callers = Vec::new();
         for _ in 0..count {
             let (reply, caller) = awaited();
             callers.push(caller);
-            now += took;
+            now += took / threads;
             answers.add(reply, refusal(), now, took, waiting);
         }
         // The last is the one that hands out the others.
@@ -241,9 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_devices_answers_wait_for_those_that_come_within_150_microseconds() {
+        let slow = Duration::from_millis(2);
+        assert_eq!(held_of(30, 1, slow, 30), 1, "the next comes in 67 microseconds");
+        assert_eq!(held_of(30, 2, slow, 30), 2, "and the one after it in as many");
+        assert_eq!(held_of(30, 3, slow, 30), 0, "then the first has waited long enough");
+        assert_eq!(held_of(30, 1, slow, 1), 0, "there may be no other");
+        assert_eq!(held_of(8, 1, slow, 30), 0, "the next comes in 250 microseconds");
+    }
+
+    #[test]
     fn no_answer_is_lost_whichever_callers_have_gone() {
         for gone in 0..8_u32 {
-            let answers = Answers::default();
+            let answers = Answers::of(1);
             let mut callers = Vec::new();
             for caller in 0..3 {
                 let (reply, awaited) = awaited();
@@ -263,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_leaves_without_looking_leaves_the_others_their_answers() {
-        let answers = Answers::default();
+        let answers = Answers::of(1);
         let (first, mut kept) = awaited();
         let (second, leaves) = awaited();
         for reply in [first, second] {
@@ -277,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_a_caller_does_not_hand_out_is_handed_out_all_the_same() {
-        let answers = Answers::default();
+        let answers = Answers::of(1);
         let (first, mut waits) = awaited();
         let (second, _sleeps) = awaited();
         for reply in [first, second] {

@@ -124,7 +124,7 @@ impl Pool {
         let inner = Arc::new(Inner {
             token,
             queue: Queue::new(bounds, Job::is_dead),
-            answers: Answers::default(),
+            answers: Answers::of(settings.sessions),
             hanging_sessions: metrics.sessions("hanging"),
             metrics,
             stall_limit: settings.stall_limit,

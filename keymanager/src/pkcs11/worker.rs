@@ -291,7 +291,7 @@ impl Worker {
         }
     }
 
-    /// Answers a job, together with others if more work waits and the device is fast.
+    /// Answers a job, together with others if more work waits.
     fn answer(&mut self, job: Job, answer: Answer, took: Duration) {
         let pace = took.min(self.pace.map_or(took, |pace| pace + pace / 8));
         self.pace = Some(pace);
