@@ -238,6 +238,7 @@ impl Prepared {
             not_before: self.not_before,
             not_after: self.not_after,
             authority: Arc::clone(&self.issuer.authority),
+            issuing_key: None,
             caller,
             time: now,
         }

@@ -216,6 +216,7 @@ impl PreparedToken {
             not_before: self.issued_at,
             not_after: self.expires_at,
             authority: Arc::clone(&self.issuer.kid),
+            issuing_key: None,
             caller,
             time: now,
         }

@@ -83,13 +83,22 @@ pub struct ProcessLog;
 #[async_trait]
 impl IssuanceLog for ProcessLog {
     async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
-        let IssuanceRecord { document, digest, id, not_before, not_after, authority, caller, time } =
-            record;
+        let IssuanceRecord {
+            document,
+            digest,
+            id,
+            not_before,
+            not_after,
+            authority,
+            issuing_key,
+            caller,
+            time,
+        } = record;
         let digest = hexadecimal(&digest);
         match document {
             Document::X509 { serial, key_digest } => tracing::info!(
                 target: ISSUED, %id, %serial, key = hexadecimal(&key_digest), digest, %not_before,
-                %not_after, %authority, %caller, %time, "X.509-SVID",
+                %not_after, %authority, issuing_key = issuing_key.as_deref(), %caller, %time, "X.509-SVID",
             ),
             Document::Jwt { audience } => tracing::info!(
                 target: ISSUED, %id, ?audience, digest, %not_before, %not_after, %authority, %caller,

@@ -63,6 +63,9 @@ pub struct IssuanceRecord {
     pub not_after: Timestamp,
     /// The authority that signs: subject key identifier in hexadecimal, or `kid`.
     pub authority: Arc<str>,
+    /// The short-lived key that signs in the authority's stead: the subject key identifier of its CA
+    /// certificate, in hexadecimal. `None` if the authority's own key signs.
+    pub issuing_key: Option<Arc<str>>,
     /// Who asked.
     pub caller: Caller,
     /// When.
