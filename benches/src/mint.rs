@@ -17,6 +17,7 @@ use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::der;
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::issuer::Lifetimes;
+use ca_core::issuing::IssuingMode;
 use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
 use ca_core::log::{Caller, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
@@ -119,7 +120,12 @@ impl Bench {
                 authority::establish(&settings, &store, &keys, &serials, now, urgency()).await?,
             )
         })?;
-        let mint = Mint::new(authorities, Box::new(RandomSerials::new()), Arc::new(Forgetful));
+        let mint = Mint::new(
+            authorities,
+            IssuingMode::Direct,
+            Box::new(RandomSerials::new()),
+            Arc::new(Forgetful),
+        );
         Ok(Self { mint, trust_domain, csr: csr_der()?, now })
     }
 

@@ -272,6 +272,7 @@ pub struct CaCertificate {
     key_id: KeyId,
     not_before: Timestamp,
     not_after: Timestamp,
+    path_length: Option<u8>,
     self_signed: bool,
 }
 
@@ -306,6 +307,7 @@ impl CaCertificate {
             key,
             not_before: view.not_before.0,
             not_after: view.not_after.0,
+            path_length: view.extensions.basic_constraints.and_then(|(_, it)| it.path_length),
             self_signed,
         })
     }
@@ -346,6 +348,12 @@ impl CaCertificate {
         self.not_after
     }
 
+    /// How many CA certificates may follow before a leaf, if that is bounded (RFC 5280 §4.2.1.9).
+    #[must_use]
+    pub fn path_length(&self) -> Option<u8> {
+        self.path_length
+    }
+
     /// Whether it is signed by its own key, hence a root that no chain carries.
     #[must_use]
     pub fn is_self_signed(&self) -> bool {
@@ -372,8 +380,8 @@ fn key_id(extensions: &Extensions<'_>) -> Option<KeyId> {
 pub struct BasicConstraints {
     /// Whether the key may sign certificates.
     pub ca: bool,
-    /// Whether a path length is given.
-    pub path_length: bool,
+    /// How many CA certificates may follow before a leaf, if that is bounded. 255 stands for more, too.
+    pub path_length: Option<u8>,
 }
 
 impl BasicConstraints {
@@ -386,9 +394,12 @@ impl BasicConstraints {
             // DER leaves out a default value (X.690 §11.5).
             return Err(DerError::Value(WHAT));
         }
-        let path_length = fields.peek() == Some(tag::INTEGER);
-        if path_length {
-            fields.unsigned(WHAT)?;
+        let mut path_length = None;
+        if fields.peek() == Some(tag::INTEGER) {
+            path_length = Some(match *fields.unsigned(WHAT)? {
+                [few] => few,
+                _ => u8::MAX,
+            });
         }
         fields.finish(WHAT)?;
         Ok(Self { ca, path_length })

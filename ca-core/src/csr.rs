@@ -6,13 +6,17 @@
 
 use std::fmt;
 
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use aws_lc_rs::signature::{self as verification, VerificationAlgorithm};
 use bytes::Bytes;
 use thiserror::Error;
 
 use crate::der::{self, DerError, Reader, tag};
 use crate::id::SpiffeId;
-use crate::key::{KeyKind, PublicKey, PublicKeyError, Signature, SignatureAlgorithm, ToBeSigned};
+use crate::key::{
+    KeyKind, PublicKey, PublicKeyError, SignError, Signature, SignatureAlgorithm, SigningKey,
+    ToBeSigned, Urgency,
+};
 use crate::name::{Name, NameError};
 
 /// Longest CSR in bytes. One with an RSA-4096 key and a 2048-byte id has under 4 KiB.
@@ -127,11 +131,32 @@ impl<'a> Csr<'a> {
 
 /// A public key whose holder has shown, by a signature, that it has the private half.
 ///
-/// Only [`Csr::verify`] makes one.
+/// Only [`Csr::verify`] makes one, and [`VerifiedKey::of_ours`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VerifiedKey(PublicKey);
 
 impl VerifiedKey {
+    /// That of a key that this process holds, which signs a probe.
+    ///
+    /// # Errors
+    /// Those of signing; [`SignError::Wrong`] if the probe does not verify.
+    pub async fn of_ours(key: &dyn SigningKey, urgency: Urgency) -> Result<Self, SignError> {
+        let public_key = key.public_key();
+        let name = || public_key.key_id().to_string();
+        let mut nonce = [0; 32];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| SignError::Unavailable {
+            key: name(),
+            reason: "the operating system gave no random bytes for a probe".to_owned(),
+        })?;
+        let probe = ToBeSigned::probe(nonce, public_key.kind().usual_algorithm());
+        let signature = key.sign_checked(probe.clone(), urgency).await?;
+        if public_key.verifies(probe.message(), &signature) {
+            return Ok(Self(public_key.clone()));
+        }
+        let reason = "a probe does not verify; do not use this key".to_owned();
+        Err(SignError::Wrong { key: name(), reason })
+    }
+
     /// The key.
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {

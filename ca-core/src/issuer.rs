@@ -13,7 +13,7 @@ use crate::id::{SpiffeId, TrustDomain};
 use crate::key::{SignError, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency};
 use crate::lint::{self, Expectation, Violation};
 use crate::log::{Caller, Document, IssuanceRecord};
-use crate::name::Name;
+use crate::name::{Name, NameError};
 use crate::policy::X509Grant;
 use crate::profile::Profile;
 use crate::serial::{Serial, SerialError};
@@ -47,6 +47,8 @@ pub struct Issuer {
     /// How the key signs; what is signed names it.
     algorithm: SignatureAlgorithm,
     authority: Arc<str>,
+    /// Its key's id, if it issues in the stead of the authority.
+    issuing_key: Option<Arc<str>>,
     templates: [Template; Profile::ALL.len()],
     lifetimes: Lifetimes,
 }
@@ -66,6 +68,20 @@ pub enum IssueError {
         /// The time of the request.
         now: Timestamp,
     },
+    /// The life that was asked for is longer than that of the key that issues, and the authority's own key is
+    /// not to sign instead.
+    #[error(
+        "a life until {wanted} is not possible: issuing key {issuing_key} ends at {not_after}; ask for a \
+         shorter one"
+    )]
+    LongTtl {
+        /// The key that issues.
+        issuing_key: Arc<str>,
+        /// Its last second.
+        not_after: Timestamp,
+        /// The last second that was asked for.
+        wanted: Timestamp,
+    },
     /// No serial number could be drawn.
     #[error(transparent)]
     Serial(#[from] SerialError),
@@ -75,6 +91,9 @@ pub enum IssueError {
     /// The key did not sign.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The subject of an issuing key's certificate is not acceptable.
+    #[error("subject of an issuing key: {0}")]
+    Subject(#[from] NameError),
     /// A CA certificate of ours came out unusable: its signature does not verify, for one.
     #[error("new CA certificate is refused: {0}")]
     Certificate(#[from] CaCertificateError),
@@ -87,6 +106,7 @@ pub enum IssueError {
 pub struct Prepared {
     issuer: Arc<Issuer>,
     tbs: ToBeSigned,
+    profile: Profile,
     id: SpiffeId,
     serial: Serial,
     key_digest: [u8; 32],
@@ -141,9 +161,38 @@ impl Issuer {
             key,
             algorithm,
             authority,
+            issuing_key: None,
             templates,
             lifetimes,
         })
+    }
+
+    /// An issuer in the stead of this one: over a certificate that this one has issued for `key`.
+    ///
+    /// # Errors
+    /// [`SignError::Refused`] if the key is not the certificate's.
+    pub fn delegate(
+        &self,
+        certificate: CaCertificate,
+        key: Arc<dyn SigningKey>,
+    ) -> Result<Self, SignError> {
+        let chain = std::iter::once(certificate.der()).chain(&self.chain).cloned().collect();
+        let algorithm = key.public_key().kind().usual_algorithm();
+        let trust_domain = self.trust_domain.clone();
+        let issuer = Self::new(trust_domain, certificate, chain, key, algorithm, self.lifetimes)?;
+        let own = Some(Arc::clone(&issuer.authority));
+        Ok(Self { authority: Arc::clone(&self.authority), issuing_key: own, ..issuer })
+    }
+
+    /// The id of the short-lived key that issues in the authority's stead, if this is one.
+    #[must_use]
+    pub fn issuing_key(&self) -> Option<&Arc<str>> {
+        self.issuing_key.as_ref()
+    }
+
+    /// Until when a certificate is wanted that is asked for now.
+    pub(crate) fn wanted_end(&self, ttl: Option<Duration>, now: Timestamp) -> Timestamp {
+        now.plus(ttl.unwrap_or(self.lifetimes.default_ttl))
     }
 
     /// Its CA certificate.
@@ -199,6 +248,7 @@ impl Issuer {
         Ok(Prepared {
             issuer: Arc::clone(self),
             tbs: ToBeSigned::certificate(linted),
+            profile,
             serial,
             key_digest: *key.fingerprint(),
             not_before,
@@ -222,7 +272,7 @@ impl Issuer {
             });
         }
         let not_before = now.minus(self.lifetimes.backdate).max(first);
-        let not_after = now.plus(ttl.unwrap_or(self.lifetimes.default_ttl)).min(last);
+        let not_after = self.wanted_end(ttl, now).min(last);
         Ok((not_before, not_after))
     }
 }
@@ -232,13 +282,17 @@ impl Prepared {
     #[must_use]
     pub fn record(&self, caller: Caller, now: Timestamp) -> IssuanceRecord {
         IssuanceRecord {
-            document: Document::X509 { serial: self.serial, key_digest: self.key_digest },
+            document: Document::X509 {
+                profile: self.profile,
+                serial: self.serial,
+                key_digest: self.key_digest,
+            },
             digest: sha256(self.tbs.message()),
             id: self.id.clone(),
             not_before: self.not_before,
             not_after: self.not_after,
             authority: Arc::clone(&self.issuer.authority),
-            issuing_key: None,
+            issuing_key: self.issuer.issuing_key.clone(),
             caller,
             time: now,
         }

@@ -13,6 +13,7 @@ pub mod dns;
 pub mod excerpt;
 pub mod id;
 pub mod issuer;
+pub mod issuing;
 pub mod key;
 pub mod lint;
 pub mod log;

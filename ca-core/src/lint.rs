@@ -205,10 +205,19 @@ static RULES: &[Rule] = &[
     },
     Rule {
         clause: "RFC 5280 §4.2.1.9",
-        requires: "no path length in a leaf",
+        requires: "the path length of its kind: none in a leaf, zero in an issuing CA",
         holds: |subject, expected| {
             let constraints = subject.extensions().basic_constraints;
-            expected.profile.is_ca() || constraints.is_none_or(|(_, value)| !value.path_length)
+            let path_length = constraints.and_then(|(_, value)| value.path_length);
+            path_length == expected.profile.path_length()
+        },
+    },
+    Rule {
+        clause: "RFC 5280 §6.1.4 (l)",
+        requires: "no CA certificate under an issuer whose path length is zero",
+        holds: |_, expected| {
+            let last = expected.issuer.and_then(CaCertificate::path_length) == Some(0);
+            !(last && expected.profile.is_ca())
         },
     },
     Rule {
@@ -423,6 +432,10 @@ mod tests {
             Self { id: leaf.trust_domain.id(), profile: Profile::DownstreamCa, ..leaf }
         }
 
+        fn issuing() -> Self {
+            Self { profile: Profile::IssuingCa, ..Self::ca() }
+        }
+
         fn good(&self) -> Pieces {
             let key_id = self.issuer.key_id().0;
             let uri = der::encode(tag::context(6), &[self.id.as_str().as_bytes()]);
@@ -430,7 +443,11 @@ mod tests {
             let usage = self.profile.key_usage(self.key.kind()).bit_string();
             let purpose = |oid| der::encode(tag::OID, &[oid]);
             let purposes = [purpose(oid::SERVER_AUTH), purpose(oid::CLIENT_AUTH)].concat();
-            let constraints: &[u8] = if ca { &[1, 1, 0xff] } else { &[] };
+            let constraints: &[u8] = match self.profile {
+                Profile::IssuingCa => &[1, 1, 0xff, 2, 1, 0],
+                _ if ca => &[1, 1, 0xff],
+                _ => &[],
+            };
             let mut pieces = Pieces {
                 version: b"\xa0\x03\x02\x01\x02".to_vec(),
                 serial: vec![0x11; 20],
@@ -513,8 +530,8 @@ mod tests {
     }
 
     #[test]
-    fn a_right_leaf_and_a_right_ca_certificate_pass() {
-        for case in [Case::leaf(), Case::ca()] {
+    fn a_right_leaf_and_right_ca_certificates_pass() {
+        for case in [Case::leaf(), Case::ca(), Case::issuing()] {
             assert_eq!(case.check(&case.good()), Ok(()));
         }
     }
@@ -586,6 +603,13 @@ mod tests {
         leaf.breaks("RFC 5280 §4.2.1.9", |p| {
             p.extension(oid::BASIC_CONSTRAINTS).2 = vec![0x30, 3, 2, 1, 0];
         });
+        let (unbounded, one) = (vec![0x30, 3, 1, 1, 0xff], vec![0x30, 6, 1, 1, 0xff, 2, 1, 1]);
+        for constraints in [unbounded, one.clone()] {
+            Case::issuing().breaks("RFC 5280 §4.2.1.9", |p| {
+                p.extension(oid::BASIC_CONSTRAINTS).2 = constraints;
+            });
+        }
+        ca.breaks("RFC 5280 §4.2.1.9", |p| p.extension(oid::BASIC_CONSTRAINTS).2 = one);
         leaf.breaks("X509-SVID §4.4", |p| p.without(oid::EXTENDED_KEY_USAGE));
         leaf.breaks("X509-SVID §4.4", |p| {
             let purpose = der::encode(tag::OID, &[oid::SERVER_AUTH]);

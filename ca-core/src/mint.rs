@@ -7,18 +7,23 @@ use thiserror::Error;
 
 use crate::authority::Authorities;
 use crate::bundle::Bundle;
+use crate::certificate::CaCertificate;
 use crate::clock::Timestamp;
+use crate::csr::VerifiedKey;
 use crate::id::TrustDomain;
-use crate::issuer::{IssueError, X509Svid};
-use crate::key::{SignError, Urgency};
+use crate::issuer::{IssueError, Issuer, Prepared, X509Svid};
+use crate::issuing::{Delegation, IssuingMode};
+use crate::key::{SignError, SigningKey, Urgency};
 use crate::log::{Caller, IssuanceLog, LogError};
-use crate::policy::{JwtGrant, X509Grant};
+use crate::policy::{self, JwtGrant, X509Grant};
 use crate::serial::SerialSource;
 use crate::token::{JwtSvid, TokenError};
 
 /// Mints under the authorities of one trust domain.
 pub struct Mint {
     authorities: Authorities,
+    /// `None` where the authority's own key signs leaves.
+    delegation: Option<Delegation>,
     serials: Box<dyn SerialSource>,
     log: Arc<dyn IssuanceLog>,
 }
@@ -38,14 +43,20 @@ pub enum MintError {
 }
 
 impl Mint {
-    /// A mint over the authorities, serial numbers and log of a process.
+    /// A mint over the authorities, serial numbers and log of a process. A delegated one signs with the
+    /// authority's own key until it has [one of its own](Self::delegate).
     #[must_use]
     pub fn new(
         authorities: Authorities,
+        mode: IssuingMode,
         serials: Box<dyn SerialSource>,
         log: Arc<dyn IssuanceLog>,
     ) -> Self {
-        Self { authorities, serials, log }
+        let delegation = match mode {
+            IssuingMode::Direct => None,
+            IssuingMode::Delegated(settings) => Some(Delegation::new(settings)),
+        };
+        Self { authorities, delegation, serials, log }
     }
 
     /// The trust domain whose SVIDs it mints.
@@ -75,7 +86,55 @@ impl Mint {
         urgency: Urgency,
     ) -> Result<X509Svid, MintError> {
         let serial = self.serials.next().map_err(IssueError::from)?;
-        let prepared = self.authorities.x509.prepare(grant, serial, now)?;
+        let authority = &self.authorities.x509;
+        let issuer = match &self.delegation {
+            Some(delegation) => delegation.issuer(authority, grant.ttl(), now)?,
+            None => Arc::clone(authority),
+        };
+        self.release(issuer.prepare(grant, serial, now)?, caller, now, urgency).await
+    }
+
+    /// The issuing key of this process, where leaves are not signed by the authority's own.
+    #[must_use]
+    pub fn delegation(&self) -> Option<&Delegation> {
+        self.delegation.as_ref()
+    }
+
+    /// Has the authority certify a fresh key, which issues from then on. Its CA certificate is logged like any
+    /// other before it is used.
+    ///
+    /// # Errors
+    /// Those of a mint. The last key goes on issuing then.
+    pub async fn delegate(
+        &self,
+        delegation: &Delegation,
+        key: Arc<dyn SigningKey>,
+        now: Timestamp,
+        urgency: Urgency,
+    ) -> Result<CaCertificate, MintError> {
+        let settings = delegation.settings();
+        let verified = VerifiedKey::of_ours(&*key, urgency).await.map_err(IssueError::from)?;
+        let serial = self.serials.next().map_err(IssueError::from)?;
+        let subject = settings.subject.name(&serial).map_err(IssueError::from)?;
+        let grant = policy::issuing_key(self.trust_domain(), verified, subject, settings.life);
+        let authority: &Arc<Issuer> = &self.authorities.x509;
+        let prepared = authority.prepare(grant, serial, now)?;
+        let signed = self.release(prepared, Caller::Signer, now, urgency).await?;
+        let der = signed.chain.first().expect("a chain begins with what was issued");
+        let certificate = CaCertificate::from_der(der).map_err(IssueError::from)?;
+        let issuer = authority.delegate(certificate.clone(), key).map_err(IssueError::from)?;
+        delegation.adopt(issuer);
+        Ok(certificate)
+    }
+
+    /// Signs and logs, side by side.
+    async fn release(
+        &self,
+        prepared: Prepared,
+        caller: Caller,
+        now: Timestamp,
+        urgency: Urgency,
+    ) -> Result<X509Svid, MintError> {
         let record = prepared.record(caller, now);
         let (signed, logged) = join(prepared.sign(urgency), self.log.append(record)).await;
         logged?;

@@ -97,6 +97,25 @@ pub fn mint_x509(
     })
 }
 
+/// Decides on the CA certificate of a key of this process that is to issue in the authority's stead, under a
+/// subject that no other has.
+#[must_use]
+pub fn issuing_key(
+    trust_domain: &TrustDomain,
+    key: VerifiedKey,
+    subject: Name,
+    life: Duration,
+) -> X509Grant {
+    X509Grant {
+        id: trust_domain.id(),
+        key,
+        profile: Profile::IssuingCa,
+        dns_names: Vec::new(),
+        subject,
+        ttl: Some(life),
+    }
+}
+
 /// Decides on a token that an administrator of this machine asks for: any workload ID of the trust domain,
 /// for any audience. Empty audiences are left out.
 pub fn mint_jwt(

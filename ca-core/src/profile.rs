@@ -15,19 +15,34 @@ pub enum Profile {
     Server,
     /// A CA certificate for a downstream server of the same trust domain.
     DownstreamCa,
+    /// The CA certificate of a short-lived key that issues leaves in the authority's stead.
+    IssuingCa,
     /// The self-signed certificate of the trust domain's own authority.
     Root,
 }
 
 impl Profile {
     /// Every kind, in the order of their declaration.
-    pub const ALL: [Self; 5] =
-        [Self::Workload, Self::Agent, Self::Server, Self::DownstreamCa, Self::Root];
+    pub const ALL: [Self; 6] = [
+        Self::Workload,
+        Self::Agent,
+        Self::Server,
+        Self::DownstreamCa,
+        Self::IssuingCa,
+        Self::Root,
+    ];
 
     /// Whether certificates of this kind may sign others (X509-SVID §4.1).
     #[must_use]
     pub fn is_ca(self) -> bool {
-        matches!(self, Self::DownstreamCa | Self::Root)
+        matches!(self, Self::DownstreamCa | Self::IssuingCa | Self::Root)
+    }
+
+    /// How many CA certificates may stand between one of this kind and a leaf, if that is bounded (RFC 5280
+    /// §4.2.1.9). A downstream server may have servers below it.
+    #[must_use]
+    pub fn path_length(self) -> Option<u8> {
+        matches!(self, Self::IssuingCa).then_some(0)
     }
 
     /// The key usages of a certificate of this kind for a key of that kind.
@@ -53,6 +68,7 @@ impl fmt::Display for Profile {
             Self::Agent => "agent",
             Self::Server => "server",
             Self::DownstreamCa => "downstream-ca",
+            Self::IssuingCa => "issuing-ca",
             Self::Root => "root",
         })
     }

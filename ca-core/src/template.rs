@@ -49,6 +49,9 @@ const BASIC_CONSTRAINTS_LEAF: &[u8] = b"\x30\x0c\x06\x03\x55\x1d\x13\x01\x01\xff
 /// Critical basic constraints, `cA` TRUE, no path length.
 const BASIC_CONSTRAINTS_CA: &[u8] =
     b"\x30\x0f\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x05\x30\x03\x01\x01\xff";
+/// The same with a path length of zero, the only one that a kind of certificate has.
+const BASIC_CONSTRAINTS_LAST_CA: &[u8] =
+    b"\x30\x12\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x08\x30\x06\x01\x01\xff\x02\x01\x00";
 /// `serverAuth` and `clientAuth` (X509-SVID §4.4, RFC 5280 §4.2.1.12).
 const EXTENDED_KEY_USAGE: &[u8] = b"\x30\x1d\x06\x03\x55\x1d\x25\x04\x16\x30\x14\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x02";
 /// Authority key identifier with a key identifier of 20 bytes, which follow (RFC 5280 §4.2.1.1).
@@ -81,10 +84,10 @@ impl Template {
         if !profile.is_ca() {
             fixed_extensions.extend_from_slice(EXTENDED_KEY_USAGE);
         }
-        fixed_extensions.extend_from_slice(if profile.is_ca() {
-            BASIC_CONSTRAINTS_CA
-        } else {
-            BASIC_CONSTRAINTS_LEAF
+        fixed_extensions.extend_from_slice(match (profile.is_ca(), profile.path_length()) {
+            (false, _) => BASIC_CONSTRAINTS_LEAF,
+            (true, None) => BASIC_CONSTRAINTS_CA,
+            (true, Some(_)) => BASIC_CONSTRAINTS_LAST_CA,
         });
         if let Some(KeyId(id)) = authority_key {
             fixed_extensions.extend_from_slice(AUTHORITY_KEY_ID);

@@ -12,10 +12,12 @@ use ca_core::authority::{
     self, Authorities, AuthorityError, AuthoritySettings, CaSubject, KeyCreation,
 };
 use ca_core::bundle::Surface;
+use ca_core::certificate::CaCertificate;
 use ca_core::clock::Timestamp;
-use ca_core::csr::{Csr, VerifiedCsr};
+use ca_core::csr::{Csr, VerifiedCsr, VerifiedKey};
 use ca_core::id::{SpiffeId, TrustDomain};
-use ca_core::issuer::{IssueError, Issuer, Lifetimes};
+use ca_core::issuer::{IssueError, Issuer, Lifetimes, X509Svid};
+use ca_core::issuing::{DelegationSettings, IssuingMode, LongTtl};
 use ca_core::key::{
     ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, Priority, PublicKey,
     RsaScheme, SignError, Signature, SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
@@ -23,6 +25,7 @@ use ca_core::key::{
 };
 use ca_core::log::{Caller, Document, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::{Mint, MintError};
+use ca_core::name::{Attribute, Name};
 use ca_core::policy::{self, Refusal};
 use ca_core::serial::{RandomSerials, SerialSource as _};
 use ca_core::store::{self, Commit, Consistency, Embedded, Op, StateStore};
@@ -122,7 +125,7 @@ impl World {
 async fn mint(key_type: KeyType) -> (Mint, Arc<Kept>) {
     let authorities = World::new().start(&settings(key_type), now()).await.unwrap();
     let log = Arc::new(Kept::default());
-    (Mint::new(authorities, Box::new(RandomSerials::new()), log.clone()), log)
+    (Mint::new(authorities, IssuingMode::Direct, Box::new(RandomSerials::new()), log.clone()), log)
 }
 
 fn csr(names: Vec<SanType>) -> VerifiedCsr {
@@ -155,12 +158,14 @@ fn stranger_accepts(mint: &Mint, chain: &[bytes::Bytes], at: Timestamp) {
         roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap()).collect();
     let leaf = rustls_pki_types::CertificateDer::from(chain[0].to_vec());
     let leaf = webpki::EndEntityCert::try_from(&leaf).unwrap();
+    let intermediates: Vec<_> =
+        chain[1..].iter().map(|der| rustls_pki_types::CertificateDer::from(der.to_vec())).collect();
     let time = Duration::from_secs(u64::try_from(at.unix()).unwrap());
     for usage in [webpki::KeyUsage::client_auth(), webpki::KeyUsage::server_auth()] {
         leaf.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
             &anchors,
-            &[],
+            &intermediates,
             rustls_pki_types::UnixTime::since_unix_epoch(time),
             usage,
             None,
@@ -235,7 +240,7 @@ async fn what_is_released_is_in_the_log() {
 async fn nothing_is_released_that_the_log_refused() {
     let authorities = World::new().start(&settings(KeyType::EcP256), now()).await.unwrap();
     let log = Arc::new(Kept { broken: true, ..Kept::default() });
-    let mint = Mint::new(authorities, Box::new(RandomSerials::new()), log);
+    let mint = Mint::new(authorities, IssuingMode::Direct, Box::new(RandomSerials::new()), log);
     let request = csr(vec![uri("spiffe://example.test/web")]);
     let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
     assert!(matches!(mint.x509(grant, CALLER, now(), urgency()).await, Err(MintError::Log(_))));
@@ -256,6 +261,129 @@ async fn a_leaf_never_outlives_its_issuer_nor_begins_before_it() {
     let grant = policy::mint_x509(mint.trust_domain(), &request, 60).unwrap();
     let outside = mint.x509(grant, CALLER, issuer.not_after(), urgency()).await;
     assert!(matches!(outside, Err(MintError::X509(IssueError::OutsideValidity { .. }))));
+}
+
+/// A mint whose leaves are signed by a key of six hours, under an authority of a day.
+async fn delegated(key_type: KeyType, long_ttl: LongTtl) -> (Mint, Arc<Kept>) {
+    let authorities = World::new().start(&settings(key_type), now()).await.unwrap();
+    let log = Arc::new(Kept::default());
+    let mode = IssuingMode::Delegated(DelegationSettings {
+        key_type,
+        life: 6 * HOUR,
+        subject: settings(key_type).ca_subject,
+        long_ttl,
+    });
+    let mint = Mint::new(authorities, mode, Box::new(RandomSerials::new()), log.clone());
+    renew(&mint, now()).await;
+    (mint, log)
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn renew(mint: &Mint, at: Timestamp) -> CaCertificate {
+    let delegation = mint.delegation().unwrap();
+    let name = KeyName::parse("mintmark/example.test/issuing/1").unwrap();
+    let store = SoftwareStore::in_memory("example.test");
+    let key = store.create(&name, delegation.settings().key_type).await.unwrap();
+    mint.delegate(delegation, key, at, urgency()).await.unwrap()
+}
+
+async fn leaf(mint: &Mint, ttl: Duration, at: Timestamp) -> Result<X509Svid, MintError> {
+    let request = csr(vec![uri("spiffe://example.test/web")]);
+    let ttl = i32::try_from(ttl.as_secs()).unwrap();
+    let grant = policy::mint_x509(mint.trust_domain(), &request, ttl).unwrap();
+    mint.x509(grant, CALLER, at, urgency()).await
+}
+
+#[tokio::test]
+async fn a_leaf_of_an_issuing_key_verifies_by_a_stranger_whatever_the_kind_of_key() {
+    for key_type in KeyType::ALL {
+        let (mint, _) = delegated(key_type, LongTtl::Authority).await;
+        let svid = leaf(&mint, HOUR, now()).await.unwrap();
+        assert_eq!(svid.chain.len(), 2, "the leaf, then the issuing key's certificate");
+        stranger_accepts(&mint, &svid.chain, now());
+    }
+}
+
+#[tokio::test]
+async fn an_issuing_certificate_is_logged_bounded_and_named_in_what_it_signs() {
+    let (mint, log) = delegated(KeyType::EcP256, LongTtl::Authority).await;
+    let svid = leaf(&mint, HOUR, now()).await.unwrap();
+    let issuing = CaCertificate::from_der(&svid.chain[1]).unwrap();
+    assert_eq!(issuing.path_length(), Some(0));
+    assert_eq!(issuing.not_after(), now().plus(6 * HOUR));
+    let records = log.records.lock().unwrap();
+    let authority = mint.authorities().x509.authority();
+    let [certificate, svid] = &records[..] else { panic!("two records") };
+    assert_eq!((&certificate.caller, &certificate.issuing_key), (&Caller::Signer, &None));
+    assert_eq!(svid.issuing_key.as_deref(), Some(&*issuing.key_id().to_string()));
+    assert!([certificate, svid].iter().all(|record| record.authority == *authority));
+}
+
+#[tokio::test]
+async fn no_two_issuing_certificates_share_a_subject_and_the_next_is_due_after_half_a_life() {
+    let (mint, _) = delegated(KeyType::EcP256, LongTtl::Authority).await;
+    let delegation = mint.delegation().unwrap();
+    let first = delegation.present().unwrap();
+    assert!(!delegation.is_due(now().plus(HOUR)) && delegation.is_due(now().plus(3 * HOUR)));
+    assert!(delegation.is_due(now().minus(HOUR)), "the clock was set back");
+    let second = renew(&mint, now().plus(3 * HOUR)).await;
+    assert!(!delegation.is_due(now().plus(4 * HOUR)));
+    let subjects = [first.certificate(), &second, mint.authorities().x509.certificate()]
+        .map(|certificate| certificate.subject().der().to_vec());
+    assert!(subjects[0] != subjects[1] && subjects[1] != subjects[2] && subjects[0] != subjects[2]);
+    let svid = leaf(&mint, HOUR, now().plus(3 * HOUR)).await.unwrap();
+    assert_eq!(svid.chain[1], *second.der());
+}
+
+#[tokio::test]
+async fn a_life_beyond_the_issuing_certificates_is_the_authoritys_to_sign_and_counted() {
+    let (mint, log) = delegated(KeyType::EcP256, LongTtl::Authority).await;
+    let at = now().plus(HOUR);
+    assert_eq!(leaf(&mint, 5 * HOUR, at).await.unwrap().chain.len(), 2);
+    assert_eq!(mint.delegation().unwrap().signed_by_authority(), 0);
+    let long = leaf(&mint, 5 * HOUR + Duration::from_secs(1), at).await.unwrap();
+    assert_eq!(long.chain.len(), 1);
+    stranger_accepts(&mint, &long.chain, at);
+    assert_eq!(mint.delegation().unwrap().signed_by_authority(), 1);
+    assert_eq!(log.records.lock().unwrap().last().unwrap().issuing_key, None);
+}
+
+#[tokio::test]
+async fn a_life_beyond_the_issuing_certificates_is_refused_where_that_is_configured() {
+    let (mint, _) = delegated(KeyType::EcP256, LongTtl::Refuse).await;
+    let refused = leaf(&mint, 7 * HOUR, now()).await;
+    let Err(MintError::X509(IssueError::LongTtl { not_after, wanted, .. })) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((not_after, wanted), (now().plus(6 * HOUR), now().plus(7 * HOUR)));
+    // A key that could not be renewed in time is no fault of whoever asks.
+    let ended = leaf(&mint, HOUR, now().plus(7 * HOUR)).await;
+    assert!(matches!(ended, Err(MintError::X509(IssueError::OutsideValidity { .. }))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn near_the_authoritys_end_an_issuing_key_still_issues_and_nothing_outlives_either() {
+    let (mint, _) = delegated(KeyType::EcP256, LongTtl::Refuse).await;
+    let end = mint.authorities().x509.certificate().not_after();
+    let at = end.minus(HOUR);
+    assert_eq!(renew(&mint, at).await.not_after(), end);
+    let svid = leaf(&mint, 3 * HOUR, at).await.unwrap();
+    assert_eq!((svid.chain.len(), svid.expires_at), (2, end));
+}
+
+#[tokio::test]
+async fn an_issuing_key_certifies_nobody() {
+    let (mint, _) = delegated(KeyType::EcP256, LongTtl::Authority).await;
+    let issuer = mint.delegation().unwrap().present().unwrap();
+    let name = KeyName::parse("mintmark/example.test/issuing/2").unwrap();
+    let store = SoftwareStore::in_memory("example.test");
+    let key = store.create(&name, KeyType::EcP256).await.unwrap();
+    let verified = VerifiedKey::of_ours(&*key, urgency()).await.unwrap();
+    let subject = Name::from_attributes(&[(Attribute::CommonName, "below")]).unwrap();
+    let grant = policy::issuing_key(mint.trust_domain(), verified, subject, HOUR);
+    let refused = issuer.prepare(grant, RandomSerials::new().next().unwrap(), now());
+    assert!(matches!(refused, Err(IssueError::Lint(_))), "{refused:?}");
 }
 
 #[test]

@@ -87,7 +87,8 @@ fn reference(
             [der::oid::db::rfc5280::ID_KP_SERVER_AUTH, der::oid::db::rfc5280::ID_KP_CLIENT_AUTH];
         extensions.push(extension(&ExtendedKeyUsage(purposes.to_vec()), false));
     }
-    let constraints = BasicConstraints { ca: profile.is_ca(), path_len_constraint: None };
+    let path_len_constraint = (profile == Profile::IssuingCa).then_some(0);
+    let constraints = BasicConstraints { ca: profile.is_ca(), path_len_constraint };
     extensions.push(extension(&constraints, true));
     if let Some(KeyId(id)) = authority_key {
         let identifier = AuthorityKeyIdentifier {

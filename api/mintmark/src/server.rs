@@ -27,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
 use crate::exit::Failure;
+use crate::issuing::{IssuingKeyError, IssuingKeys};
 use crate::keys;
 use crate::monitoring::{Monitoring, VERSION};
 use crate::telemetry::ProcessLog;
@@ -50,6 +51,9 @@ pub enum ServerError {
     /// The authorities.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The key that issues in the authority's stead.
+    #[error(transparent)]
+    IssuingKey(#[from] IssuingKeyError),
     /// The admin socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -82,6 +86,7 @@ pub struct Server {
     services: Services,
     monitoring: Monitoring,
     keys: Arc<dyn KeyStore>,
+    issuing_keys: IssuingKeys,
     prepared: PreparedGauge,
     /// Holds the lock on the state for as long as the server runs.
     store: Arc<Embedded>,
@@ -121,8 +126,14 @@ impl Server {
             keys = keys.description().place,
             "authorities are established"
         );
+        let mode = settings.issuing_mode.clone();
+        let mint = Mint::new(authorities, mode, Box::new(serials), Arc::new(ProcessLog));
+        let mint = Arc::new(mint);
+        let service_metrics = monitoring.service.clone();
+        let issuing_keys = IssuingKeys::new(Arc::clone(&mint), Arc::clone(&clock), service_metrics);
+        issuing_keys.renew().await?;
         let services = Services {
-            mint: Arc::new(Mint::new(authorities, Box::new(serials), Arc::new(ProcessLog))),
+            mint,
             clock,
             keys: Arc::clone(&keys),
             record: store.clone(),
@@ -132,7 +143,7 @@ impl Server {
             version: VERSION,
         };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
-        Ok(Self { socket, services, monitoring, keys, prepared, store })
+        Ok(Self { socket, services, monitoring, keys, issuing_keys, prepared, store })
     }
 
     /// Where the authorities' keys are.
@@ -154,7 +165,7 @@ impl Server {
     /// a person has to help, as with a PIN that is refused, it stays and answers so: each start would cost
     /// another try of the PIN.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { socket, services, monitoring, keys, prepared, store } = self;
+        let Self { socket, services, monitoring, keys, issuing_keys, prepared, store } = self;
         let mint = Arc::clone(&services.mint);
         monitoring.serving(&mint, &keys);
         tracing::info!(socket = %socket.path().display(), "serving");
@@ -163,6 +174,7 @@ impl Server {
             tokio::select! {
                 () = shutdown => {}
                 reason = stuck(&*keys) => stuck_keys = Some(reason),
+                never = issuing_keys.keep_fresh() => match never {},
                 never = prepared.keep_right(&*store, &*keys) => match never {},
             }
             monitoring.stopping();
@@ -170,8 +182,10 @@ impl Server {
         socket.serve(services, shutdown).await?;
         tracing::info!("stopped");
         // Closing waits: the monitor and the keys for their threads, the store for its file.
-        let closed =
-            tokio::task::spawn_blocking(move || drop((monitoring, mint, keys, store))).await;
+        let closed = tokio::task::spawn_blocking(move || {
+            drop((monitoring, issuing_keys, mint, keys, store))
+        })
+        .await;
         closed.map_err(io::Error::other)?;
         stuck_keys.map_or(Ok(()), |reason| Err(ServerError::KeysStuck(reason)))
     }

@@ -96,9 +96,10 @@ impl IssuanceLog for ProcessLog {
         } = record;
         let digest = hexadecimal(&digest);
         match document {
-            Document::X509 { serial, key_digest } => tracing::info!(
+            Document::X509 { profile, serial, key_digest } => tracing::info!(
                 target: ISSUED, %id, %serial, key = hexadecimal(&key_digest), digest, %not_before,
-                %not_after, %authority, issuing_key = issuing_key.as_deref(), %caller, %time, "X.509-SVID",
+                %not_after, %authority, issuing_key = issuing_key.as_deref(), %caller, %time, "{}",
+                if profile.is_ca() { "X.509 CA certificate" } else { "X.509-SVID" },
             ),
             Document::Jwt { audience } => tracing::info!(
                 target: ISSUED, %id, ?audience, digest, %not_before, %not_after, %authority, %caller,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ca_core::authority::KeyCreation;
+use ca_core::issuing::{IssuingMode, LongTtl};
 use ca_core::key::{KeyType, RsaScheme};
 use keymanager::pkcs11::{Hashing, Template, TokenSelector};
 use keymanager::{SecretSource, Verification};
@@ -65,6 +66,38 @@ fn a_minimal_file_has_every_default() {
     assert_eq!(settings.authorities.lifetimes.backdate, Duration::from_secs(10));
     assert_eq!(settings.authorities.refresh_hint, Duration::from_secs(300));
     assert_eq!(settings.metrics, None);
+    let IssuingMode::Delegated(delegation) = settings.issuing_mode else { panic!("delegated") };
+    assert_eq!(delegation.key_type, KeyType::EcP256);
+    assert_eq!(delegation.life, Duration::from_secs(6 * 3_600));
+    assert_eq!(delegation.long_ttl, LongTtl::Authority);
+}
+
+#[test]
+fn issuing_keys_are_like_the_authority_and_never_outlive_it_unless_told_otherwise() {
+    let mode = |text: &str| parse(&format!("{MINIMAL}\n[issuing]\n{text}")).unwrap().issuing_mode;
+    assert_eq!(mode("mode = \"direct\"\n"), IssuingMode::Direct);
+    let delegated = |text: &str| match mode(text) {
+        IssuingMode::Delegated(delegation) => delegation,
+        IssuingMode::Direct => panic!("{text}"),
+    };
+    let short = delegated("ca_ttl = \"2h\"\nca_key_type = \"ec-p384\"\n");
+    assert_eq!((short.life, short.key_type), (Duration::from_secs(2 * 3_600), KeyType::EcP384));
+    let told = "issuing_key_type = \"ec-p256\"\nissuing_key_life = \"1h\"\nlong_ttl = \"refuse\"\n";
+    let told = delegated(told);
+    assert_eq!((told.life, told.key_type), (Duration::from_secs(3_600), KeyType::EcP256));
+    assert_eq!(told.long_ttl, LongTtl::Refuse);
+}
+
+#[test]
+fn what_means_nothing_without_an_issuing_key_is_refused_by_name() {
+    for line in
+        ["issuing_key_type = \"ec-p256\"", "issuing_key_life = \"1h\"", "long_ttl = \"refuse\""]
+    {
+        let found = fault_of(&format!("[issuing]\nmode = \"direct\"\n{line}\n"));
+        let key = line.split(' ').next().unwrap();
+        let problem = format!("key {key:?} means nothing for mode = \"direct\"; remove it");
+        assert!(found.starts_with("3:") && found.ends_with(&problem), "{found}");
+    }
 }
 
 #[test]
@@ -147,6 +180,14 @@ fn spans_out_of_bounds_are_refused() {
     for (line, problem) in [
         ("ca_ttl = \"0s\"", "ca_ttl = \"0s\" is no life; write at least \"1s\""),
         ("backdate = \"2h\"", "backdate = \"2h\" is too long; at most \"1h\""),
+        (
+            "issuing_key_life = \"0s\"",
+            "issuing_key_life = \"0s\" is no life; write at least \"1s\"",
+        ),
+        (
+            "ca_ttl = \"1h\"\nissuing_key_life = \"61m\"",
+            "issuing_key_life = \"1h1m\" is too long; at most \"1h\"",
+        ),
         (
             "default_x509_svid_ttl = \"366d\"",
             "default_x509_svid_ttl = \"366d\" is too long; at most \"365d\"",

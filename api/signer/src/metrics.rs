@@ -16,6 +16,8 @@ use crate::status::{Document, Failure};
 #[derive(Debug, Clone)]
 pub struct ServiceMetrics {
     svids: Family<SvidLabel, Counter>,
+    issuing_key_end: Gauge,
+    signed_by_authority: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,7 +39,7 @@ impl Default for ServiceMetrics {
                 drop(svids.get_or_create(&SvidLabel { kind: kind(document), outcome }));
             }
         }
-        Self { svids }
+        Self { svids, issuing_key_end: Gauge::default(), signed_by_authority: Gauge::default() }
     }
 }
 
@@ -63,6 +65,27 @@ impl ServiceMetrics {
              by our fault",
             self.svids.clone(),
         );
+        registry.register(
+            "mintmark_issuing_key_end_seconds",
+            "until when the issuing key's certificate is valid, since 1970 in UTC; 0 if the authority's own key issues",
+            self.issuing_key_end.clone(),
+        );
+        registry.register(
+            "mintmark_signed_by_authority",
+            "X509-SVIDs since the start that the authority's own key has signed because they live longer than \
+             the issuing key's certificate",
+            self.signed_by_authority.clone(),
+        );
+    }
+
+    /// Until when the certificate of the key that issues is valid.
+    pub fn issuing_key_until(&self, end: Timestamp) {
+        self.issuing_key_end.set(end.unix());
+    }
+
+    /// How many SVIDs of a delegated server the authority's own key has signed so far.
+    pub fn signed_by_authority(&self, count: u64) {
+        self.signed_by_authority.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// An SVID was made and is handed over.

@@ -102,7 +102,8 @@ impl Failure {
     /// Whether the server is at fault, and not what it was asked for.
     pub(crate) fn is_ours(&self) -> bool {
         match self {
-            Self::KeyRecord(AuthorityError::KeyInUse { .. }) => false,
+            Self::KeyRecord(AuthorityError::KeyInUse { .. })
+            | Self::Mint(_, MintError::X509(IssueError::LongTtl { .. })) => false,
             Self::Mint(..)
             | Self::TooSlow { .. }
             | Self::KeyRecord(_)
@@ -213,8 +214,14 @@ fn not_minted(document: Document, error: MintError) -> Status {
         MintError::X509(error @ IssueError::OutsideValidity { .. }) => {
             Status::internal(format!("failed to sign {document}: {error}"))
         }
+        MintError::X509(error @ IssueError::LongTtl { .. }) => {
+            Status::invalid_argument(format!("TTL is invalid: {error}"))
+        }
         MintError::X509(
-            IssueError::Serial(_) | IssueError::Lint(_) | IssueError::Certificate(_),
+            IssueError::Serial(_)
+            | IssueError::Lint(_)
+            | IssueError::Subject(_)
+            | IssueError::Certificate(_),
         ) => Status::internal(format!("failed to sign {document}; the server's log says why")),
         MintError::Jwt(
             error @ (TokenError::Ended { .. } | TokenError::Algorithm(_) | TokenError::Random),

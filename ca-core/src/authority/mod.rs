@@ -690,7 +690,7 @@ fn parse_key_name(text: &str) -> Result<KeyName, AuthorityError> {
 
 impl CaSubject {
     /// The name, with the serial number as its last attribute.
-    fn name(&self, serial: &Serial) -> Result<Name, NameError> {
+    pub(crate) fn name(&self, serial: &Serial) -> Result<Name, NameError> {
         let number = serial.to_string();
         let countries = self.country.iter().map(|value| (Attribute::Country, value.as_str()));
         let organizations =

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::clock::Timestamp;
 use crate::id::SpiffeId;
+use crate::profile::Profile;
 use crate::serial::Serial;
 
 /// Who asked, as the door established it.
@@ -19,6 +20,8 @@ pub enum Caller {
         /// Its process, where the kernel says.
         pid: Option<i32>,
     },
+    /// The signer itself, for a key of its own.
+    Signer,
 }
 
 impl std::fmt::Display for Caller {
@@ -26,6 +29,7 @@ impl std::fmt::Display for Caller {
         match self {
             Self::Local { uid, pid: Some(pid) } => write!(f, "local uid {uid} pid {pid}"),
             Self::Local { uid, pid: None } => write!(f, "local uid {uid}"),
+            Self::Signer => f.write_str("signer"),
         }
     }
 }
@@ -36,6 +40,8 @@ pub enum Document {
     /// An X.509 certificate of this serial number, for the key whose `SubjectPublicKeyInfo` has this
     /// SHA-256.
     X509 {
+        /// Which kind of certificate.
+        profile: Profile,
         /// Its serial number.
         serial: Serial,
         /// SHA-256 of the DER of its key.

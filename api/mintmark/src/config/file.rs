@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ca_core::id::TrustDomain;
+use ca_core::issuing;
 use ca_core::key::{KeyType, RsaScheme};
 use keymanager::Verification;
 use serde::Deserialize;
@@ -253,6 +254,15 @@ pub enum StoreType {
 pub struct IssuingSection {
     /// The `[keys.<name>]` that holds the authority's keys.
     pub keys: Option<Spanned<String>>,
+    /// Whose key signs leaves.
+    pub mode: Option<Mode>,
+    /// Kind of the keys that issue in the authority's stead.
+    #[serde(default, deserialize_with = "spanned_key_type")]
+    pub issuing_key_type: Option<Spanned<KeyType>>,
+    /// Life of their certificates.
+    pub issuing_key_life: Option<Spanned<Period>>,
+    /// What becomes of a leaf that is to live longer than that.
+    pub long_ttl: Option<Spanned<LongTtl>>,
     /// Kind of the X.509 authority's key.
     #[serde(default, deserialize_with = "key_type")]
     pub ca_key_type: Option<KeyType>,
@@ -278,6 +288,35 @@ pub struct IssuingSection {
     pub refresh_hint: Option<Spanned<Period>>,
     /// `[issuing.ca_subject]`
     pub ca_subject: Option<Spanned<SubjectSection>>,
+}
+
+/// Whose key signs leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The authority's own.
+    Direct,
+    /// A short-lived one in memory.
+    Delegated,
+}
+
+/// Who signs a leaf that is to live longer than the certificate of the issuing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LongTtl {
+    /// The authority's own key.
+    Authority,
+    /// Nobody.
+    Refuse,
+}
+
+impl From<LongTtl> for issuing::LongTtl {
+    fn from(choice: LongTtl) -> Self {
+        match choice {
+            LongTtl::Authority => Self::Authority,
+            LongTtl::Refuse => Self::Refuse,
+        }
+    }
 }
 
 /// The subject of a new X.509 authority.
@@ -310,6 +349,14 @@ fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomai
 fn key_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KeyType>, D::Error> {
     let name = String::deserialize(deserializer)?;
     name.parse().map(Some).map_err(D::Error::custom)
+}
+
+fn spanned_key_type<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Spanned<KeyType>>, D::Error> {
+    let name = Spanned::<String>::deserialize(deserializer)?;
+    let kind = name.get_ref().parse().map_err(D::Error::custom)?;
+    Ok(Some(Spanned::new(name.span(), kind)))
 }
 
 fn jwt_key_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KeyType>, D::Error> {

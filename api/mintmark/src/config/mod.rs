@@ -27,7 +27,7 @@ pub use key_store::{
     TransitSettings,
 };
 pub use period::{Period, PeriodError};
-pub use settings::{Admin, Logging, Settings, default_authorities};
+pub use settings::{Admin, IssuingKeySettings, Logging, Settings, default_authorities};
 pub use wait::{Wait, WaitError};
 
 /// Where the configuration is looked for when nobody says otherwise.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ca_core::authority::{AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
+use ca_core::issuing::{DelegationSettings, IssuingMode, LongTtl};
 use ca_core::key::{KeyType, RsaScheme};
 use ca_core::name::{Attribute, Name};
 use ca_core::token::TokenSettings;
@@ -19,7 +20,8 @@ use toml::Spanned;
 use super::Period;
 use super::fault::Misfit;
 use super::file::{
-    AdminSection, File, IssuingSection, KeySection, LogFormat, LogLevel, Secret, SubjectSection,
+    AdminSection, File, IssuingSection, KeySection, LogFormat, LogLevel, Mode, Secret,
+    SubjectSection,
 };
 use super::key_store::KeySettings;
 
@@ -41,6 +43,8 @@ pub struct Settings {
     pub authority_keys: String,
     /// What the authorities are like and what they issue.
     pub authorities: AuthoritySettings,
+    /// Whose key signs leaves.
+    pub issuing_mode: IssuingMode,
     /// Where figures and health are told over HTTP, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
@@ -72,7 +76,9 @@ impl Settings {
         let mut check = Check { base, misfits: Vec::new() };
         let trust_domain = file.trust_domain.name;
         let authority_keys = check.chosen_keys(&file.keys, file.issuing.keys.as_ref());
+        let delegation = check.delegation(&file.issuing);
         let authorities = check.issuing(file.issuing, &trust_domain);
+        let issuing_mode = delegation.mode(&authorities);
         let admin = check.admin(file.server.admin);
         let metrics = file.metrics.listen.and_then(|written| check.address("listen", &written));
         let keys: BTreeMap<String, KeySettings> = file
@@ -96,6 +102,7 @@ impl Settings {
             store_dir,
             authority_keys,
             authorities,
+            issuing_mode,
             metrics,
         };
         if check.misfits.is_empty() { Ok(settings) } else { Err(check.misfits) }
@@ -124,6 +131,34 @@ pub fn default_authorities(trust_domain: TrustDomain) -> AuthoritySettings {
         lifetimes: Lifetimes::default(),
         tokens: TokenSettings::default(),
         refresh_hint: 5 * HOUR / 60,
+    }
+}
+
+/// How long the certificate of an issuing key is valid when nobody says otherwise.
+const ISSUING_KEY_LIFE: Duration = Duration::from_secs(6 * 3_600);
+
+/// What was said of issuing keys.
+#[derive(Debug, Clone, Default)]
+pub struct IssuingKeySettings {
+    direct: bool,
+    life: Option<Duration>,
+    key_type: Option<KeyType>,
+    long_ttl: LongTtl,
+}
+
+impl IssuingKeySettings {
+    /// Issuing keys under such authorities: alike in kind and name, unless another kind was said.
+    #[must_use]
+    pub fn mode(&self, authorities: &AuthoritySettings) -> IssuingMode {
+        if self.direct {
+            return IssuingMode::Direct;
+        }
+        IssuingMode::Delegated(DelegationSettings {
+            key_type: self.key_type.unwrap_or(authorities.ca_key_type),
+            life: self.life.unwrap_or(ISSUING_KEY_LIFE).min(authorities.ca_ttl),
+            subject: authorities.ca_subject.clone(),
+            long_ttl: self.long_ttl,
+        })
     }
 }
 
@@ -302,6 +337,33 @@ impl Check<'_> {
                 365 * 24 * HOUR,
             ),
             ..default
+        }
+    }
+
+    /// What `[issuing]` says of issuing keys. With `mode = "direct"` there are none, and nothing may be said.
+    fn delegation(&mut self, section: &IssuingSection) -> IssuingKeySettings {
+        let direct = section.mode == Some(Mode::Direct);
+        let said = [
+            ("issuing_key_type", section.issuing_key_type.as_ref().map(Spanned::span)),
+            ("issuing_key_life", section.issuing_key_life.as_ref().map(Spanned::span)),
+            ("long_ttl", section.long_ttl.as_ref().map(Spanned::span)),
+        ];
+        for (key, span) in said {
+            if let Some(span) = span.filter(|_| direct) {
+                let problem = "means nothing for mode = \"direct\"; remove it";
+                self.refuse(span, format!("key {key:?} {problem}"));
+            }
+        }
+        let most = section.ca_ttl.as_ref().map_or(Duration::MAX, |ttl| ttl.get_ref().0);
+        let life = section.issuing_key_life.clone();
+        let life =
+            life.map(|life| self.period("issuing_key_life", Some(life), ISSUING_KEY_LIFE, most));
+        let long_ttl = section.long_ttl.as_ref().map(|it| (*it.get_ref()).into());
+        IssuingKeySettings {
+            direct,
+            life,
+            key_type: section.issuing_key_type.as_ref().map(|it| *it.get_ref()),
+            long_ttl: long_ttl.unwrap_or_default(),
         }
     }
 

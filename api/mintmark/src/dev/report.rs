@@ -114,9 +114,9 @@ impl Report {
         let mut commands = Vec::new();
         if folder_stays || self.files_stay {
             commands.push(format!(
-                "openssl verify -x509_strict -CAfile {} {}",
-                quoted(&self.files.bundle),
-                quoted(&self.files.svid)
+                "openssl verify -x509_strict -CAfile {bundle} -untrusted {svid} {svid}",
+                bundle = quoted(&self.files.bundle),
+                svid = quoted(&self.files.svid)
             ));
             commands.push(format!("{program} x509 show {}", quoted(&self.files.svid)));
         }

@@ -20,7 +20,7 @@ use super::report::{HeldKey, Minted, Report};
 use super::{DevKeyError, Home, KeyKind};
 use crate::certificate::{CertificateError, CertificateView};
 use crate::client::{AdminClient, ClientError};
-use crate::config::{Admin, Logging, Settings, default_authorities};
+use crate::config::{Admin, IssuingKeySettings, Logging, Settings, default_authorities};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::pem::{self, FileError};
 use crate::server::{Server, ServerError};
@@ -90,6 +90,7 @@ impl Session {
     ) -> Result<Self, DevError> {
         let (keys, token) = kind.settings(home).await?;
         let name = "dev".to_owned();
+        let authorities = default_authorities(trust_domain.clone());
         let settings = Settings {
             trust_domain: trust_domain.clone(),
             logging: Logging::default(),
@@ -97,7 +98,8 @@ impl Session {
             keys: BTreeMap::from([(name.clone(), keys)]),
             store_dir: home.path().join("state"),
             authority_keys: name,
-            authorities: default_authorities(trust_domain.clone()),
+            issuing_mode: IssuingKeySettings::default().mode(&authorities),
+            authorities,
             metrics: None,
         };
         let server = Server::start(&settings, clock, log_levels).await?;

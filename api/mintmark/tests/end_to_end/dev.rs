@@ -71,7 +71,7 @@ fn assert_delivered(folder: &Path) {
     assert_eq!(mode("key.pem"), 0o600);
     let [bundle, svid] = ["bundle.pem", "svid.pem"].map(|name| folder.join(name));
     let [bundle, svid] = [&bundle, &svid].map(|path| path.to_str().unwrap());
-    openssl(&["verify", "-x509_strict", "-CAfile", bundle, svid]);
+    openssl(&["verify", "-x509_strict", "-CAfile", bundle, "-untrusted", svid, svid]);
 }
 
 #[test]

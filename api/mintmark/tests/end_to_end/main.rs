@@ -6,6 +6,7 @@
 mod bad_request;
 mod bad_start;
 mod dev;
+mod issuing;
 mod keys;
 mod minting;
 mod other_programs;

@@ -14,7 +14,7 @@ const DNS_NAME: &str = "web.example.org";
 fn assert_verified(site: &Site, folder: &str) {
     let [bundle, svid] = ["bundle.pem", "svid.pem"].map(|name| site.path(folder).join(name));
     let [bundle, svid] = [&bundle, &svid].map(|path| path.to_str().unwrap());
-    openssl(&["verify", "-x509_strict", "-CAfile", bundle, svid]);
+    openssl(&["verify", "-x509_strict", "-CAfile", bundle, "-untrusted", svid, svid]);
 }
 
 #[test]
@@ -96,9 +96,16 @@ fn each_svid_is_in_the_log_at_every_level() {
     let shown = site.mintmark(&["x509", "show", "svid/svid.pem", "--output", "json"]).succeeded();
     let log = server.stop();
     let lines: Vec<Value> = log.lines().map(json).collect();
-    assert_eq!(lines.len(), 1, "{log}");
-    assert_eq!(lines[0]["serial"], json(&shown)[0]["serial_number"]);
-    assert_eq!(lines[0]["id"], WORKLOAD);
+    let [certificate, svid] = &lines[..] else { panic!("{log}") };
+    assert_eq!(certificate["message"], "X.509 CA certificate");
+    assert_eq!(
+        (&certificate["caller"], &certificate["id"]),
+        (&"signer".into(), &"spiffe://example.org".into())
+    );
+    assert_eq!((&svid["message"], &svid["id"]), (&"X.509-SVID".into(), &WORKLOAD.into()));
+    let shown = json(&shown);
+    assert_eq!(svid["serial"], shown[0]["serial_number"]);
+    assert_eq!(certificate["serial"], shown[1]["serial_number"]);
 }
 
 #[test]

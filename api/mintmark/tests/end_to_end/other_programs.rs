@@ -106,7 +106,7 @@ impl Delivered {
 fn judge_by_openssl(svid: &Delivered) {
     let (bundle, leaf) = (svid.file("bundle.pem"), svid.file("svid.pem"));
     for purpose in [&[][..], &["-purpose", "sslclient"], &["-purpose", "sslserver"]] {
-        let strict = ["verify", "-x509_strict", "-CAfile", &bundle];
+        let strict = ["verify", "-x509_strict", "-CAfile", &bundle, "-untrusted", &leaf];
         openssl(&[&strict[..], purpose, &[&leaf]].concat());
     }
     let of_leaf = openssl(&["x509", "-in", &leaf, "-noout", "-pubkey"]);

@@ -94,11 +94,7 @@ fn a_server_that_is_not_ready_yet_says_so_and_lives() {
 fn a_server_without_its_token_is_not_ready_until_the_token_is_back() {
     let mut site = Site::with_token();
     let port = watched(&mut site);
-    let (module, control) = (site.token().module.clone(), site.path("control"));
-    let device = Control::create(&control).unwrap();
-    site.set(&module, module_path().unwrap().to_str().unwrap());
-    site.variables.push((MODULE_VARIABLE, module));
-    site.variables.push((CONTROL_VARIABLE, control.to_str().unwrap().to_owned()));
+    let device = failing(&mut site);
     let server = site.start();
     assert!(get(port, "/ready").unwrap().starts_with("HTTP/1.1 200"));
 
@@ -116,6 +112,16 @@ fn a_server_without_its_token_is_not_ready_until_the_token_is_back() {
     site.jwt("shop");
     await_answer(port, "/metrics", "mintmark_key_healthy{store=\"hsm\"} 1");
     server.stop();
+}
+
+/// Has a site reach its token through a module that fails on demand.
+pub(crate) fn failing(site: &mut Site) -> Control {
+    let (module, control) = (site.token().module.clone(), site.path("control"));
+    let device = Control::create(&control).unwrap();
+    site.set(&module, module_path().unwrap().to_str().unwrap());
+    site.variables.push((MODULE_VARIABLE, module));
+    site.variables.push((CONTROL_VARIABLE, control.to_str().unwrap().to_owned()));
+    device
 }
 
 /// Asks until this is answered, longer than any time between two probes of a token.

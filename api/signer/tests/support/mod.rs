@@ -12,6 +12,7 @@ use ca_core::bundle::Bundle;
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
+use ca_core::issuing::IssuingMode;
 use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
 use ca_core::log::{IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
@@ -80,7 +81,12 @@ impl TestServer {
 
         let issued = Arc::new(Issued::default());
         let metrics = ServiceMetrics::default();
-        let mint = Mint::new(authorities.clone(), Box::new(RandomSerials::new()), issued.clone());
+        let mint = Mint::new(
+            authorities.clone(),
+            IssuingMode::Direct,
+            Box::new(RandomSerials::new()),
+            issued.clone(),
+        );
         let services = Services {
             mint: Arc::new(mint),
             clock: Arc::new(SystemClock),
