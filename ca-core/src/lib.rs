@@ -19,6 +19,7 @@ pub mod lint;
 pub mod log;
 pub mod mint;
 pub mod name;
+pub mod pipeline;
 pub mod policy;
 pub mod profile;
 pub mod serial;

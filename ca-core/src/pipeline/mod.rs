@@ -1,0 +1,3 @@
+//! From a grant to a released SVID, for many at once.
+
+pub mod admission;
