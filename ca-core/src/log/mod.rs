@@ -1,5 +1,7 @@
 //! What was issued, to whom, by which key: the record of each SVID, and the seam behind which it is kept.
 
+pub mod tree;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

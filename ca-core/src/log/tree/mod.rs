@@ -1,0 +1,12 @@
+//! The Merkle tree over the issuance log: its hashes, its tiles on disk, its signed checkpoints and its
+//! proofs. What it proves: a record is in the log, and the log only ever grows.
+//!
+//! The tree is that of RFC 6962 §2.1; tiles, checkpoints and proofs are those of C2SP, so that anyone's
+//! tools can read them.
+
+mod merkle;
+
+pub use merkle::{
+    Frontier, Hash, Hashes, Head, NoProof, ProofError, consistency_proof, inclusion_proof, root,
+    verify_consistency, verify_inclusion,
+};
