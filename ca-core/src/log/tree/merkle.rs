@@ -130,6 +130,12 @@ impl Frontier {
         Ok(Self { size, subtrees })
     }
 
+    /// From the complete subtrees themselves, the largest first: one for each bit of `size`.
+    pub(super) fn of(size: u64, subtrees: Vec<Hash>) -> Self {
+        debug_assert_eq!(subtrees.len() as u32, size.count_ones());
+        Self { size, subtrees }
+    }
+
     /// Adds the hash of the next leaf.
     pub fn push(&mut self, leaf: Hash) {
         let mut hash = leaf;

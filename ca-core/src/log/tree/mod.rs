@@ -4,9 +4,17 @@
 //! The tree is that of RFC 6962 §2.1; tiles, checkpoints and proofs are those of C2SP, so that anyone's
 //! tools can read them.
 
+mod bundle;
 mod merkle;
+mod name;
+mod reader;
+mod tiles;
 
+pub use bundle::{BundleError, read_entries, write_entry};
 pub use merkle::{
     Frontier, Hash, Hashes, Head, NoProof, ProofError, consistency_proof, inclusion_proof, root,
     verify_consistency, verify_inclusion,
 };
+pub use name::{BundleName, TileName, WIDTH};
+pub use reader::{TileError, TileReader};
+pub use tiles::Tiles;
