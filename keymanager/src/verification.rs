@@ -97,7 +97,7 @@ impl Verifiers {
     /// Whether the next signature for that purpose is to be looked at. Counts.
     pub(crate) fn is_due(&self, purpose: Purpose) -> bool {
         match (purpose, self.verification) {
-            (Purpose::CaCertificate | Purpose::Request, _) => true,
+            (Purpose::CaCertificate | Purpose::Request | Purpose::TreeHead, _) => true,
             (_, Verification::Always) => true,
             (_, Verification::Off) => false,
             (_, Verification::Sampled(n)) => {
@@ -129,7 +129,7 @@ mod tests {
             let verifiers = verifiers(verification);
             assert_eq!(due(&verifiers, Purpose::Certificate), count);
             assert_eq!(due(&verifiers, Purpose::Token), count);
-            for always in [Purpose::CaCertificate, Purpose::Request] {
+            for always in [Purpose::CaCertificate, Purpose::Request, Purpose::TreeHead] {
                 assert_eq!(due(&verifiers, always), 100, "{always:?}");
             }
         }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::SignatureAlgorithm;
 use crate::csr::Request;
 use crate::lint::Linted;
+use crate::log::tree::CheckpointBody;
 use crate::token::SigningInput;
 
 /// The first bytes of every probe. Neither DER (no SEQUENCE tag) nor a JWS signing input (no base64url),
@@ -23,14 +24,18 @@ pub enum Purpose {
     Token,
     /// The `CertificationRequestInfo` of our own request to an upstream authority.
     Request,
+    /// The note text of a checkpoint of the issuance log. Text with newlines, so neither a `TBSCertificate`
+    /// nor a JWS signing input. Auditors rely on it for as long as the log is kept, so it is verified
+    /// whatever is said about leaves.
+    TreeHead,
     /// A random message that shows that a key works, or how fast it is. Who asks for one verifies it.
     Probe,
 }
 
 /// A message that has passed its checks and may meet a private key.
 ///
-/// Only the code that checks can build one: [`lint`](crate::lint), [`token`](crate::token) and
-/// [`csr`](crate::csr). It carries the message and not a digest, because some keys want the one
+/// Only the code that checks can build one: [`lint`](crate::lint), [`token`](crate::token),
+/// [`csr`](crate::csr) and [`checkpoint`](crate::log::tree::checkpoint). It carries the message and not a digest, because some keys want the one
 /// (Ed25519, hashing HSM firmware) and some the other (a KMS). It names its algorithm, since the signed
 /// bytes do. Cloning shares the bytes.
 #[derive(Debug, Clone)]
@@ -57,6 +62,11 @@ impl ToBeSigned {
     /// A request of our own.
     pub(crate) fn request(request: &Request, algorithm: SignatureAlgorithm) -> Self {
         Self { purpose: Purpose::Request, algorithm, message: request.info().clone() }
+    }
+
+    /// The head of the issuance log's tree.
+    pub(crate) fn tree_head(body: &CheckpointBody, algorithm: SignatureAlgorithm) -> Self {
+        Self { purpose: Purpose::TreeHead, algorithm, message: body.text().into() }
     }
 
     /// [`PROBE_PREFIX`] and `nonce`: shows that a key signs, at start and as a health check.

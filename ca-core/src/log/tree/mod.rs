@@ -5,16 +5,24 @@
 //! tools can read them.
 
 mod bundle;
+pub mod checkpoint;
 mod merkle;
 mod name;
+mod proof;
 mod reader;
+mod text;
 mod tiles;
 
 pub use bundle::{BundleError, read_entries, write_entry};
+pub use checkpoint::{
+    Checkpoint, CheckpointBody, CheckpointError, LogKey, LogKeyError, Origin, VerifiedCheckpoint,
+};
 pub use merkle::{
     Frontier, Hash, Hashes, Head, NoProof, ProofError, consistency_proof, inclusion_proof, root,
     verify_consistency, verify_inclusion,
 };
 pub use name::{BundleName, TileName, WIDTH};
+pub use proof::{ConsistencyProof, InclusionProof, NotProven};
 pub use reader::{TileError, TileReader};
+pub use text::TextError;
 pub use tiles::Tiles;
