@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+#[path = "../../fuzz/properties/checkpoint.rs"]
+mod checkpoint;
 #[path = "../../fuzz/properties/csr.rs"]
 mod csr;
+#[path = "../../fuzz/properties/log_proof.rs"]
+mod log_proof;
 #[path = "../../fuzz/properties/spiffe_id.rs"]
 mod spiffe_id;
 
@@ -17,6 +21,16 @@ fn every_csr_of_the_corpus_is_judged_as_its_name_says() {
 #[test]
 fn every_spiffe_id_of_the_corpus_is_judged_as_its_name_says() {
     replay("../fuzz/corpus/spiffe_id", spiffe_id::holds);
+}
+
+#[test]
+fn every_checkpoint_of_the_corpus_is_judged_as_its_name_says() {
+    replay("../fuzz/corpus/checkpoint", checkpoint::holds);
+}
+
+#[test]
+fn every_log_proof_of_the_corpus_is_judged_as_its_name_says() {
+    replay("../fuzz/corpus/log_proof", log_proof::holds);
 }
 
 /// A folder that has moved away must not pass for a folder of good files.

@@ -3,7 +3,9 @@
     python -m unittest discover -s api/mintmark/tests/judges
 """
 
+import base64
 import datetime
+import hashlib
 import json
 import subprocess
 import sys
@@ -117,6 +119,78 @@ class JwtJudge(unittest.TestCase):
 
     def refused(self, reason, text, keys=None):
         outcome = judge_jwt(text, keys or [jwk(KEYS["P-256"], "ES256")])
+        self.assertEqual(1, outcome.returncode, outcome.stdout)
+        self.assertIn(reason, outcome.stderr)
+
+
+class TreeJudge(unittest.TestCase):
+    """Against the reference tree of Certificate Transparency, whose hashes are written down here."""
+
+    ENTRIES = [bytes.fromhex(entry) for entry in (
+        "", "00", "10", "2021", "3031", "40414243", "5051525354555657",
+        "606162636465666768696a6b6c6d6e6f",
+    )]  # fmt: skip
+    ROOTS = {
+        6: "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+        8: "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+    }
+    SHARED = [
+        "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+        "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    ]
+    #: of entry 5 in the tree of 8
+    INCLUSION = ["bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b"] + SHARED
+    #: of the tree of 6 in the tree of 8
+    CONSISTENCY = ["0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a"] + SHARED
+
+    def test_entry_of_the_log_is_accepted(self):
+        self.accepted(inclusion=tlog_proof(5, self.INCLUSION, self.note(8)), entry=self.ENTRIES[5])
+
+    def test_entry_of_another_log_is_refused(self):
+        proof = tlog_proof(5, self.INCLUSION, self.note(8))
+        self.refused("the entry is in the tree", inclusion=proof, entry=b"another")
+
+    def test_entry_at_another_index_is_refused(self):
+        proof = tlog_proof(4, self.INCLUSION, self.note(8))
+        self.refused("the entry is in the tree", inclusion=proof, entry=self.ENTRIES[5])
+
+    def test_log_that_grew_is_accepted(self):
+        proof = consistency_proof(self.CONSISTENCY, self.note(6), self.note(8))
+        self.accepted(consistency=proof)
+
+    def test_log_that_was_changed_is_refused(self):
+        for path, old, new in [
+            (self.INCLUSION, self.note(6), self.note(8)),
+            (self.CONSISTENCY, self.note(8), self.note(6)),
+            ([], self.note(8), self.note(8, self.ROOTS[6])),
+        ]:
+            proof = consistency_proof(path, old, new)
+            self.refused("the newer tree continues the older", consistency=proof)
+
+    def test_checkpoint_of_another_key_is_refused(self):
+        stranger = ec.generate_private_key(ec.SECP256R1())
+        self.refused("has not signed it", checkpoint=self.note(8, key=stranger))
+
+    def test_checkpoint_that_was_changed_is_refused(self):
+        note = self.note(8).replace("\n8\n", "\n7\n")
+        self.refused("InvalidSignature", checkpoint=note)
+
+    def test_tiles_that_make_the_root_are_accepted_and_others_refused(self):
+        tile = b"".join(hashlib.sha256(b"\0" + entry).digest() for entry in self.ENTRIES)
+        self.accepted(checkpoint=self.note(8), tile=tile)
+        self.refused("the root of the checkpoint", checkpoint=self.note(8), tile=tile[::-1])
+        self.refused("has 8 hashes", checkpoint=self.note(8), tile=tile[1:])
+
+    def note(self, size, root=None, key=KEYS["P-256"]):
+        return checkpoint(size, bytes.fromhex(root or self.ROOTS[size]), key)
+
+    def accepted(self, **files):
+        outcome = judge_tree(**files)
+        self.assertEqual(0, outcome.returncode, outcome.stderr)
+        self.assertGreaterEqual(outcome.stdout.count("ok "), 5, outcome.stdout)
+
+    def refused(self, reason, **files):
+        outcome = judge_tree(**files)
         self.assertEqual(1, outcome.returncode, outcome.stdout)
         self.assertIn(reason, outcome.stderr)
 
@@ -254,6 +328,49 @@ def judge_jwt(text, keys):
             "--audience=judge",
             "--spiffe-id=" + ID,
         )
+
+
+LOG = "a.example/log"
+
+
+def checkpoint(size, root, key):
+    text = f"{LOG}\n{size}\n{base64.b64encode(root).decode()}\n"
+    signature = key.sign(text.encode(), ec.ECDSA(hashes.SHA256()))
+    key_id = hashlib.sha256(spki(key)).digest()[:4]
+    return f"{text}\n\u2014 {LOG} {base64.b64encode(key_id + signature).decode()}\n"
+
+
+def tlog_proof(index, path, note):
+    return f"c2sp.org/tlog-proof@v1\nindex {index}\n{lines_of(path)}\n{note}"
+
+
+def consistency_proof(path, old, new):
+    return f"mintmark/consistency-proof@v1\n{lines_of(path)}\n{old}\n{new}"
+
+
+def lines_of(path):
+    return "".join(base64.b64encode(bytes.fromhex(text)).decode() + "\n" for text in path)
+
+
+def spki(key):
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(encoding, form)
+
+
+def judge_tree(tile=None, **files):
+    der = spki(KEYS["P-256"])
+    key_id, material = hashlib.sha256(der).hexdigest()[:8], base64.b64encode(b"\2" + der).decode()
+    arguments = [f"--vkey={LOG}+{key_id}+{material}"]
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        for name, content in files.items():
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+            arguments.append(f"--{name}={folder / name}")
+        if tile:
+            (folder / "tile/0/000.p").mkdir(parents=True)
+            (folder / "tile/0/000.p/8").write_bytes(tile)
+            arguments.append(f"--tiles={folder}")
+        return run("tree_judge.py", *arguments)
 
 
 def pem(certificates):

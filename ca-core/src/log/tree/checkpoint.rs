@@ -135,7 +135,7 @@ impl Checkpoint {
 
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n", self.body.text())?;
+        writeln!(f, "{}", self.body.text())?;
         self.signatures.iter().try_for_each(|signature| writeln!(f, "{signature}"))
     }
 }
