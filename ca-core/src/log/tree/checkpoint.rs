@@ -271,7 +271,7 @@ impl LogKey {
     pub fn verify(&self, checkpoint: &Checkpoint) -> Result<VerifiedCheckpoint, CheckpointError> {
         let CheckpointBody { origin, head } = &checkpoint.body;
         if *origin != self.name {
-            let (found, wanted) = (origin.clone(), self.name.clone());
+            let (found, wanted) = (Excerpt::of(origin.as_str()), self.name.clone());
             return Err(CheckpointError::OtherLog { found, wanted });
         }
         let (text, key_id) = (checkpoint.body.text(), self.key_id());
@@ -302,7 +302,7 @@ pub enum CheckpointError {
     )]
     OtherLog {
         /// The log that it names.
-        found: Origin,
+        found: Excerpt,
         /// The log of the key.
         wanted: Origin,
     },

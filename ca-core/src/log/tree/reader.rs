@@ -48,6 +48,10 @@ impl TileError {
         let path = path.to_owned();
         move |source| Self::Disk { path, doing, source }
     }
+
+    fn is_absence(&self) -> bool {
+        matches!(self, Self::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// The tiles of the tree of one checkpoint. Reads alone: the log may grow meanwhile.
@@ -125,16 +129,14 @@ pub(super) fn complete(hashes: &[Hash]) -> Hash {
 /// Reads a tile. A partial one may have been removed since the full one is there (C2SP tlog-tiles, "Partial
 /// Tiles").
 fn read(directory: &Path, name: TileName) -> Result<Vec<Hash>, TileError> {
-    let found = match read_file(&directory.join(name.to_string()), name.width()) {
-        Err(TileError::Disk { source, .. })
-            if source.kind() == io::ErrorKind::NotFound && name != name.filled() =>
-        {
-            let full = name.filled();
-            read_file(&directory.join(full.to_string()), full.width())
+    let path = directory.join(name.to_string());
+    let full = directory.join(name.filled().to_string());
+    let mut hashes = match read_file(&path, name.width()) {
+        Err(error) if error.is_absence() && full.exists() => {
+            read_file(&full, name.filled().width())?
         }
-        other => other,
+        other => other?,
     };
-    let mut hashes = found?;
     hashes.truncate(name.width());
     Ok(hashes)
 }

@@ -8,7 +8,7 @@ use super::merkle::Hash;
 
 /// Why a text is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("the {what} cannot be read: {reason}; get it again from the log")]
+#[error("the {what} cannot be read: {reason}; check that it was copied whole")]
 pub struct TextError {
     what: &'static str,
     reason: String,

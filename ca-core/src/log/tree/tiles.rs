@@ -350,6 +350,9 @@ mod tests {
         fs::write(directory.path().join("tile/0/001.p/44"), [0; 33]).unwrap();
         let damaged = root(300, &tiles.reader()).unwrap_err();
         assert!(damaged.to_string().contains("tile/0/001.p/44"), "{damaged}");
+        fs::remove_file(directory.path().join("tile/0/001.p/44")).unwrap();
+        let absent = root(300, &tiles.reader()).unwrap_err();
+        assert!(absent.to_string().contains("tile/0/001.p/44"), "{absent}");
         for text in ["", "+3\n", "03\n", "3", "3\n\n", "99999999999999999999\n"] {
             fs::write(directory.path().join(SIZE), text).unwrap();
             let damaged = Tiles::open(directory.path(), u64::MAX).unwrap_err();
