@@ -10,7 +10,9 @@ use thiserror::Error;
 use crate::certificate::{CaCertificate, CaCertificateError};
 use crate::clock::Timestamp;
 use crate::id::{SpiffeId, TrustDomain};
-use crate::key::{SignError, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency};
+use crate::key::{
+    Reach, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
+};
 use crate::lint::{self, Expectation, Violation};
 use crate::log::{Caller, Document, IssuanceRecord};
 use crate::name::{Name, NameError};
@@ -201,6 +203,12 @@ impl Issuer {
         &self.certificate
     }
 
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> &dyn SigningKey {
+        &*self.key
+    }
+
     /// How it signs.
     #[must_use]
     pub fn algorithm(&self) -> SignatureAlgorithm {
@@ -301,11 +309,27 @@ impl Prepared {
     /// Has it signed by the key of the issuer that prepared it.
     pub async fn sign(self, urgency: Urgency) -> Result<X509Svid, SignError> {
         let signature = self.issuer.key.sign_checked(self.tbs.clone(), urgency).await?;
-        let leaf = assemble(self.tbs.message(), &signature);
+        Ok(self.signed(&signature))
+    }
+
+    /// Whether its key signs in this process.
+    #[must_use]
+    pub fn is_signed_here(&self) -> bool {
+        matches!(self.issuer.key.reach(), Reach::Here(_))
+    }
+
+    /// [`sign`](Self::sign) on this thread, by a key that [signs here](Self::is_signed_here).
+    pub fn sign_here(self, urgency: Urgency) -> Result<X509Svid, SignError> {
+        let signature = self.issuer.key.sign_here_checked(&self.tbs, urgency)?;
+        Ok(self.signed(&signature))
+    }
+
+    fn signed(self, signature: &Signature) -> X509Svid {
+        let leaf = assemble(self.tbs.message(), signature);
         let mut chain = Vec::with_capacity(1 + self.issuer.chain.len());
         chain.push(leaf.into());
         chain.extend(self.issuer.chain.iter().cloned());
-        Ok(X509Svid { id: self.id, chain, serial: self.serial, expires_at: self.not_after })
+        X509Svid { id: self.id, chain, serial: self.serial, expires_at: self.not_after }
     }
 }
 

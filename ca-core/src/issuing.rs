@@ -98,6 +98,18 @@ impl Delegation {
         drop(last);
     }
 
+    /// Whether a leaf of that life is likely to be signed by the authority's own key.
+    pub(crate) fn is_too_long(
+        &self,
+        authority: &Issuer,
+        ttl: Option<Duration>,
+        now: Timestamp,
+    ) -> bool {
+        let wanted = authority.wanted_end(ttl, now).min(authority.certificate().not_after());
+        let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
+        present.as_ref().is_none_or(|issuer| wanted > issuer.certificate().not_after())
+    }
+
     /// Who issues a leaf of that life.
     pub(crate) fn issuer(
         &self,

@@ -1,4 +1,5 @@
-//! The road of one mint inside the process: prepare, sign and log side by side, release.
+//! What a process mints with: authorities, issuing keys, serial numbers and the log. Many at once, and all that
+//! others ask for, go through the [`pipeline`](crate::pipeline).
 
 use std::sync::Arc;
 
@@ -9,15 +10,16 @@ use crate::authority::Authorities;
 use crate::bundle::Bundle;
 use crate::certificate::CaCertificate;
 use crate::clock::Timestamp;
-use crate::csr::VerifiedKey;
+use crate::csr::{CsrError, VerifiedKey};
 use crate::id::TrustDomain;
 use crate::issuer::{IssueError, Issuer, Prepared, X509Svid};
 use crate::issuing::{Delegation, IssuingMode};
 use crate::key::{SignError, SigningKey, Urgency};
 use crate::log::{Caller, IssuanceLog, LogError};
-use crate::policy::{self, JwtGrant, X509Grant};
+use crate::pipeline::admission::Refused;
+use crate::policy::{self, JwtGrant, Refusal, X509Grant};
 use crate::serial::SerialSource;
-use crate::token::{JwtSvid, TokenError};
+use crate::token::{JwtSvid, PreparedToken, TokenError};
 
 /// Mints under the authorities of one trust domain.
 pub struct Mint {
@@ -28,9 +30,21 @@ pub struct Mint {
     log: Arc<dyn IssuanceLog>,
 }
 
-/// Why a grant did not become an SVID. None of it is the caller's fault.
+/// Why there is no SVID.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MintError {
+    /// The CSR cannot be read, or does not prove possession of its key.
+    #[error("CSR: {0}")]
+    Csr(#[from] CsrError),
+    /// The policy says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It was not let in, or its turn came too late.
+    #[error(transparent)]
+    NotAdmitted(#[from] Refused),
+    /// A fault of ours ended the batch that it was in.
+    #[error("minting was broken off; the server's log says why")]
+    BrokenOff,
     /// The certificate could not be issued.
     #[error(transparent)]
     X509(#[from] IssueError),
@@ -85,13 +99,38 @@ impl Mint {
         now: Timestamp,
         urgency: Urgency,
     ) -> Result<X509Svid, MintError> {
-        let serial = self.serials.next().map_err(IssueError::from)?;
+        self.release(self.prepare_x509(grant, now)?, caller, now, urgency).await
+    }
+
+    /// The certificate of a grant, checked and not signed. A CA certificate is the authority's own to sign.
+    pub(crate) fn prepare_x509(
+        &self,
+        grant: X509Grant,
+        now: Timestamp,
+    ) -> Result<Prepared, IssueError> {
+        let serial = self.serials.next()?;
         let authority = &self.authorities.x509;
         let issuer = match &self.delegation {
-            Some(delegation) => delegation.issuer(authority, grant.ttl(), now)?,
-            None => Arc::clone(authority),
+            Some(delegation) if !grant.profile().is_ca() => {
+                delegation.issuer(authority, grant.ttl(), now)?
+            }
+            _ => Arc::clone(authority),
         };
-        self.release(issuer.prepare(grant, serial, now)?, caller, now, urgency).await
+        issuer.prepare(grant, serial, now)
+    }
+
+    /// The token of a grant, not signed.
+    pub(crate) fn prepare_jwt(
+        &self,
+        grant: JwtGrant,
+        now: Timestamp,
+    ) -> Result<PreparedToken, TokenError> {
+        self.authorities.jwt.prepare(grant, now)
+    }
+
+    /// Where its records go.
+    pub(crate) fn log(&self) -> &dyn IssuanceLog {
+        &*self.log
     }
 
     /// The issuing key of this process, where leaves are not signed by the authority's own.
@@ -136,7 +175,7 @@ impl Mint {
         urgency: Urgency,
     ) -> Result<X509Svid, MintError> {
         let record = prepared.record(caller, now);
-        let (signed, logged) = join(prepared.sign(urgency), self.log.append(record)).await;
+        let (signed, logged) = join(prepared.sign(urgency), self.log.append(&[record])).await;
         logged?;
         signed.map_err(|error: SignError| IssueError::from(error).into())
     }
@@ -149,9 +188,9 @@ impl Mint {
         now: Timestamp,
         urgency: Urgency,
     ) -> Result<JwtSvid, MintError> {
-        let prepared = self.authorities.jwt.prepare(grant, now)?;
+        let prepared = self.prepare_jwt(grant, now)?;
         let record = prepared.record(caller, now);
-        let (signed, logged) = join(prepared.sign(urgency), self.log.append(record)).await;
+        let (signed, logged) = join(prepared.sign(urgency), self.log.append(&[record])).await;
         logged?;
         signed.map_err(|error: SignError| TokenError::from(error).into())
     }

@@ -193,6 +193,12 @@ impl X509Grant {
     pub(crate) fn into_id(self) -> SpiffeId {
         self.id
     }
+
+    /// Bytes that it holds beside itself, about.
+    pub(crate) fn size(&self) -> usize {
+        let names: usize = self.dns_names.iter().map(|name| 32 + name.as_str().len()).sum();
+        self.id.as_str().len() + self.key().spki().len() + names + self.subject.der().len()
+    }
 }
 
 impl JwtGrant {
@@ -216,5 +222,11 @@ impl JwtGrant {
 
     pub(crate) fn into_id(self) -> SpiffeId {
         self.id
+    }
+
+    /// Bytes that it holds beside itself, about.
+    pub(crate) fn size(&self) -> usize {
+        let audience: usize = self.audience.iter().map(|value| 32 + value.len()).sum();
+        self.id.as_str().len() + audience
     }
 }

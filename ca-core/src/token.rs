@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 use crate::id::SpiffeId;
-use crate::key::{SignError, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency};
+use crate::key::{
+    Reach, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
+};
 use crate::log::{Caller, Document, IssuanceRecord};
 use crate::policy::JwtGrant;
 
@@ -226,17 +228,34 @@ impl PreparedToken {
     pub async fn sign(self, urgency: Urgency) -> Result<JwtSvid, SignError> {
         let message = ToBeSigned::token(&self.input, self.issuer.algorithm);
         let signature = self.issuer.key.sign_checked(message, urgency).await?;
+        Ok(self.signed(&signature))
+    }
+
+    /// Whether its key signs in this process.
+    #[must_use]
+    pub fn is_signed_here(&self) -> bool {
+        matches!(self.issuer.key.reach(), Reach::Here(_))
+    }
+
+    /// [`sign`](Self::sign) on this thread, by a key that [signs here](Self::is_signed_here).
+    pub fn sign_here(self, urgency: Urgency) -> Result<JwtSvid, SignError> {
+        let message = ToBeSigned::token(&self.input, self.issuer.algorithm);
+        let signature = self.issuer.key.sign_here_checked(&message, urgency)?;
+        Ok(self.signed(&signature))
+    }
+
+    fn signed(self, signature: &Signature) -> JwtSvid {
         let signature = signature.jws();
         let mut token = self.input.0;
         token.reserve_exact(1 + signature.len() * 4 / 3 + 4);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-        Ok(JwtSvid {
+        JwtSvid {
             token: Zeroizing::new(token),
             id: self.grant.into_id(),
             issued_at: self.issued_at,
             expires_at: self.expires_at,
-        })
+        }
     }
 }
 

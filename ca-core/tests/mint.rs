@@ -23,7 +23,7 @@ use ca_core::key::{
     RsaScheme, SignError, Signature, SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
     Urgency,
 };
-use ca_core::log::{Caller, Document, IssuanceLog, IssuanceRecord, LogError};
+use ca_core::log::{Appending, Caller, Document, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::{Mint, MintError};
 use ca_core::name::{Attribute, Name};
 use ca_core::policy::{self, Refusal};
@@ -78,14 +78,14 @@ struct Kept {
     broken: bool,
 }
 
-#[async_trait]
 impl IssuanceLog for Kept {
-    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
+    fn append(&self, records: &[IssuanceRecord]) -> Appending {
         if self.broken {
-            return Err(LogError("disk is gone".to_owned()));
+            let error = LogError::Unwritable("disk is gone".to_owned());
+            return Box::pin(std::future::ready(Err(error)));
         }
-        self.records.lock().unwrap().push(record);
-        Ok(())
+        self.records.lock().unwrap().extend_from_slice(records);
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

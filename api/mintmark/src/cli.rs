@@ -299,7 +299,7 @@ pub struct CreateKeys {
     pub shown: Shown,
 }
 
-/// The kinds of authority that have keys of their own.
+/// What has keys of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Authority {
     /// Signs X.509-SVIDs.
@@ -307,6 +307,8 @@ pub enum Authority {
     X509,
     /// Signs JWT-SVIDs.
     Jwt,
+    /// Signs the heads of the issuance log.
+    Log,
 }
 
 /// `mintmark key show`

@@ -299,6 +299,7 @@ fn read_known_key(key: admin::RecordedKey) -> Result<(KeyName, KnownKey), String
     let certificates_end = Timestamp::from_unix(key.certificates_end);
     let standing = match state {
         State::Active => Standing::Active { authority },
+        State::Log => Standing::OfLog,
         State::Pending => Standing::Pending,
         State::Old => Standing::Old { authority, certificates_end },
         State::Retired => {

@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod dev;
 pub mod exit;
 pub mod inspection;
+pub mod issuance_log;
 pub mod issuing;
 pub mod keys;
 pub mod monitoring;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ca_core::clock::{Clock, Timestamp};
 use ca_core::key::{KeyStore, StoreHealth};
 use ca_core::mint::Mint;
+use ca_core::pipeline::metrics::PipelineMetrics;
 use keymanager::metrics::Metrics as KeyMetrics;
 use mintmark_signer::{Monitor, MonitorError, RunningMonitor, ServiceMetrics};
 use prometheus_client::registry::Registry;
@@ -20,6 +21,8 @@ pub struct Monitoring {
     pub keys: KeyMetrics,
     /// What the services count.
     pub service: ServiceMetrics,
+    /// What the pipeline counts.
+    pub pipeline: PipelineMetrics,
     stage: Arc<Mutex<Stage>>,
     /// Answers for as long as it is held.
     _listener: Option<RunningMonitor>,
@@ -41,6 +44,7 @@ impl Monitoring {
     /// away at a start can be told from a process that hangs.
     pub fn start(address: Option<SocketAddr>, clock: Arc<dyn Clock>) -> Result<Self, MonitorError> {
         let (keys, service) = (KeyMetrics::default(), ServiceMetrics::default());
+        let pipeline = PipelineMetrics::default();
         let stage = Arc::new(Mutex::new(Stage::Starting));
         let asked = Arc::clone(&stage);
         let listener = address.map(|address| {
@@ -48,13 +52,14 @@ impl Monitoring {
             let mut registry = Registry::default();
             service.register(&mut registry, VERSION, clock.now());
             keys.register(&mut registry);
+            pipeline.register(&mut registry);
             monitor.start(registry, Box::new(move || locked(&asked).obstacles(clock.now())))
         });
         let listener = listener.transpose()?;
         if let Some(listener) = &listener {
             tracing::info!(address = %listener.address(), "metrics and health are told");
         }
-        Ok(Self { keys, service, stage, _listener: listener })
+        Ok(Self { keys, service, pipeline, stage, _listener: listener })
     }
 
     /// From now on the server is ready, as long as its keys and authorities are good.

@@ -17,7 +17,9 @@ use ca_core::authority::{
 };
 use ca_core::clock::Clock;
 use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, StoreHealth, Urgency};
+use ca_core::log::LogError;
 use ca_core::mint::Mint;
+use ca_core::pipeline::Pipeline;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StateStore, StoreError};
 use keymanager::metrics::StoreMetrics;
@@ -27,10 +29,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
 use crate::exit::Failure;
+use crate::issuance_log::{IssuanceLog, IssuanceLogError};
 use crate::issuing::{IssuingKeyError, IssuingKeys};
 use crate::keys;
 use crate::monitoring::{Monitoring, VERSION};
-use crate::telemetry::ProcessLog;
 
 /// How long all signatures of a start may take together. The slowest HSM signs in a second.
 const LONGEST_SIGNATURE: Duration = Duration::from_secs(60);
@@ -54,6 +56,12 @@ pub enum ServerError {
     /// The key that issues in the authority's stead.
     #[error(transparent)]
     IssuingKey(#[from] IssuingKeyError),
+    /// The issuance log cannot be had.
+    #[error(transparent)]
+    Log(#[from] IssuanceLogError),
+    /// The issuance log failed: what the disk holds is unknown until it is read anew.
+    #[error("the server stopped, so that its issuance log can be opened anew: {0}")]
+    LogFailed(LogError),
     /// The admin socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -88,6 +96,7 @@ pub struct Server {
     keys: Arc<dyn KeyStore>,
     issuing_keys: IssuingKeys,
     prepared: PreparedGauge,
+    log: IssuanceLog,
     /// Holds the lock on the state for as long as the server runs.
     store: Arc<Embedded>,
 }
@@ -127,13 +136,20 @@ impl Server {
             "authorities are established"
         );
         let mode = settings.issuing_mode.clone();
-        let mint = Mint::new(authorities, mode, Box::new(serials), Arc::new(ProcessLog));
-        let mint = Arc::new(mint);
+        let record: Arc<dyn StateStore> = store.clone();
+        let creation = settings.authorities.key_creation;
+        let domain = &settings.trust_domain;
+        let log =
+            IssuanceLog::open(&settings.log, domain, creation, record, &*keys, clock.now()).await?;
+        let records = Arc::clone(log.log());
+        let mint = Arc::new(Mint::new(authorities, mode, Box::new(serials), records));
         let service_metrics = monitoring.service.clone();
         let issuing_keys = IssuingKeys::new(Arc::clone(&mint), Arc::clone(&clock), service_metrics);
         issuing_keys.renew().await?;
+        let counted = monitoring.pipeline.clone();
+        let pipeline = Pipeline::new(mint, settings.queue, Arc::clone(&clock), counted)?;
         let services = Services {
-            mint,
+            pipeline,
             clock,
             keys: Arc::clone(&keys),
             record: store.clone(),
@@ -143,7 +159,7 @@ impl Server {
             version: VERSION,
         };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
-        Ok(Self { socket, services, monitoring, keys, issuing_keys, prepared, store })
+        Ok(Self { socket, services, monitoring, keys, issuing_keys, prepared, log, store })
     }
 
     /// Where the authorities' keys are.
@@ -155,39 +171,46 @@ impl Server {
     /// What it mints with.
     #[must_use]
     pub fn mint(&self) -> &Arc<Mint> {
-        &self.services.mint
+        self.services.pipeline.mint()
     }
 
     /// Answers until `shutdown` resolves; then lets calls under way end, for some seconds.
     ///
     /// # Errors
-    /// [`ServerError::KeysStuck`] if the keys are lost to this process: a service manager starts the next. Where
+    /// [`ServerError::KeysStuck`] if the keys are lost to this process, [`ServerError::LogFailed`] if it is unknown
+    /// what the log's disk holds: a service manager starts the next process. Where
     /// a person has to help, as with a PIN that is refused, it stays and answers so: each start would cost
     /// another try of the PIN.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { socket, services, monitoring, keys, issuing_keys, prepared, store } = self;
-        let mint = Arc::clone(&services.mint);
+        let Self { socket, services, monitoring, keys, issuing_keys, prepared, log, store } = self;
+        let pipeline = Arc::clone(&services.pipeline);
+        let mint = Arc::clone(pipeline.mint());
+        let minting = tokio::spawn(Arc::clone(&pipeline).run());
         monitoring.serving(&mint, &keys);
         tracing::info!(socket = %socket.path().display(), "serving");
-        let mut stuck_keys = None;
+        let mut failure = None;
         let shutdown = async {
             tokio::select! {
                 () = shutdown => {}
-                reason = stuck(&*keys) => stuck_keys = Some(reason),
+                reason = stuck(&*keys) => failure = Some(ServerError::KeysStuck(reason)),
+                error = log.keep_signed() => failure = Some(ServerError::LogFailed(error)),
                 never = issuing_keys.keep_fresh() => match never {},
                 never = prepared.keep_right(&*store, &*keys) => match never {},
             }
             monitoring.stopping();
         };
         socket.serve(services, shutdown).await?;
+        pipeline.close();
+        minting.await.map_err(io::Error::other)?;
+        log.close().await;
         tracing::info!("stopped");
         // Closing waits: the monitor and the keys for their threads, the store for its file.
         let closed = tokio::task::spawn_blocking(move || {
-            drop((monitoring, issuing_keys, mint, keys, store))
+            drop((monitoring, issuing_keys, pipeline, mint, keys, store))
         })
         .await;
         closed.map_err(io::Error::other)?;
-        stuck_keys.map_or(Ok(()), |reason| Err(ServerError::KeysStuck(reason)))
+        failure.map_or(Ok(()), Err)
     }
 }
 

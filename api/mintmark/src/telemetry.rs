@@ -1,11 +1,9 @@
-//! The log of the process, and the record of each SVID in it.
+//! The log of the process: what it does, for people. What it issues is in the issuance log.
 
 use std::fs::File;
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
-use ca_core::log::{Document, IssuanceLog, IssuanceRecord, LogError};
 use mintmark_signer::LogLevels;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -15,11 +13,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt, registry, reload};
 
-use crate::certificate::hexadecimal;
 use crate::config::{LogFormat, LogLevel, Logging};
-
-/// The target of issuance records: written at every log level, for nothing may be released unrecorded.
-const ISSUED: &str = "mintmark::issued";
 
 /// The target under which the PKCS#11 binding calls each mechanism that it has no name for an error, by
 /// the dozen at each start. What we need of a token is checked, and said, by `keymanager`.
@@ -48,8 +42,7 @@ pub fn start(logging: Logging, destination: Destination) -> Result<Arc<LogLevels
     let (filter, handle) = reload::Layer::new(launch);
     let filter = filter
         .and(filter_fn(|metadata| metadata.target() != MECHANISMS))
-        .and(filter_fn(|metadata| !is_wire(metadata.target()) || *metadata.level() <= Level::WARN))
-        .or(filter_fn(|metadata| metadata.target() == ISSUED));
+        .and(filter_fn(|metadata| !is_wire(metadata.target()) || *metadata.level() <= Level::WARN));
     let (writer, colours) = match destination {
         Destination::StandardError => {
             (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal())
@@ -72,40 +65,5 @@ fn level(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    }
-}
-
-/// Writes the record of each SVID as a line of the process's log. Whoever keeps that log keeps the
-/// record; this process cannot tell whether a line has reached a disk.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ProcessLog;
-
-#[async_trait]
-impl IssuanceLog for ProcessLog {
-    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
-        let IssuanceRecord {
-            document,
-            digest,
-            id,
-            not_before,
-            not_after,
-            authority,
-            issuing_key,
-            caller,
-            time,
-        } = record;
-        let digest = hexadecimal(&digest);
-        match document {
-            Document::X509 { profile, serial, key_digest } => tracing::info!(
-                target: ISSUED, %id, %serial, key = hexadecimal(&key_digest), digest, %not_before,
-                %not_after, %authority, issuing_key = issuing_key.as_deref(), %caller, %time, "{}",
-                if profile.is_ca() { "X.509 CA certificate" } else { "X.509-SVID" },
-            ),
-            Document::Jwt { audience } => tracing::info!(
-                target: ISSUED, %id, ?audience, digest, %not_before, %not_after, %authority, %caller,
-                %time, "JWT-SVID",
-            ),
-        }
-        Ok(())
     }
 }

@@ -29,7 +29,8 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) fn new(services: &Services) -> Self {
-        let Services { mint, clock, keys, record, ca_ttl, version, .. } = services.clone();
+        let Services { pipeline, clock, keys, record, ca_ttl, version, .. } = services.clone();
+        let mint = Arc::clone(pipeline.mint());
         Self { mint, keys, record, ca_ttl, clock, version }
     }
 
@@ -145,6 +146,7 @@ fn recorded((name, known): (&KeyName, &KnownKey)) -> wire::RecordedKey {
         Standing::Active { authority } => {
             (State::Active, wire::RecordedKey { authority_id: authority.clone(), ..key })
         }
+        Standing::OfLog => (State::Log, key),
         Standing::Pending => (State::Pending, key),
         Standing::Old { authority, certificates_end } => {
             let (authority_id, certificates_end) = (authority.clone(), certificates_end.unix());

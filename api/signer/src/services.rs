@@ -6,7 +6,7 @@ use std::time::Duration;
 use ca_core::clock::Clock;
 use ca_core::excerpt::Excerpt;
 use ca_core::key::KeyStore;
-use ca_core::mint::Mint;
+use ca_core::pipeline::Pipeline;
 use ca_core::store::StateStore;
 use mintmark_proto::admin::v1::admin_server::AdminServer;
 use mintmark_proto::spire::bundle::v1::bundle_server::BundleServer;
@@ -48,8 +48,8 @@ const LONGEST_CONNECTION: Duration = Duration::from_secs(300);
 /// What the services answer from.
 #[derive(Clone)]
 pub struct Services {
-    /// The mint, its authorities and its bundle.
-    pub mint: Arc<Mint>,
+    /// The pipeline, and with it the mint, its authorities and its bundle.
+    pub pipeline: Arc<Pipeline>,
     /// Read once per call, at the door.
     pub clock: Arc<dyn Clock>,
     /// Where the authorities' keys live.
@@ -69,8 +69,9 @@ pub struct Services {
 impl Services {
     pub(crate) fn router(self) -> Router {
         let admin = AdminServer::new(Admin::new(&self));
-        let Self { mint, clock, log_levels, metrics, .. } = self;
-        let svids = SvidServer::new(Svids::new(mint.clone(), clock, metrics));
+        let Self { pipeline, log_levels, metrics, .. } = self;
+        let mint = Arc::clone(pipeline.mint());
+        let svids = SvidServer::new(Svids::new(pipeline, metrics));
         let bundles = BundleServer::new(Bundles::new(mint.clone()));
         let debug = DebugServer::new(Debug::new(mint.clone()));
         let logger = LoggerServer::new(Logger::new(log_levels));

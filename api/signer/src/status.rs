@@ -13,7 +13,9 @@ use ca_core::excerpt::Excerpt;
 use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
 use ca_core::key::{PublicKeyError, SignError};
+use ca_core::log::LogError;
 use ca_core::mint::MintError;
+use ca_core::pipeline::admission::Refused;
 use ca_core::policy::Refusal;
 use ca_core::token::TokenError;
 use thiserror::Error;
@@ -99,6 +101,15 @@ impl fmt::Display for Document {
 }
 
 impl Failure {
+    /// That a document was not made; what is wrong with the request is told as that.
+    pub(crate) fn of_mint(document: Document, error: MintError) -> Self {
+        match error {
+            MintError::Csr(error) => Self::Csr(error),
+            MintError::Refused(refusal) => Self::Refused(refusal),
+            other => Self::Mint(document, other),
+        }
+    }
+
     /// Whether the server is at fault, and not what it was asked for.
     pub(crate) fn is_ours(&self) -> bool {
         match self {
@@ -226,9 +237,29 @@ fn not_minted(document: Document, error: MintError) -> Status {
         MintError::Jwt(
             error @ (TokenError::Ended { .. } | TokenError::Algorithm(_) | TokenError::Random),
         ) => Status::internal(format!("failed to sign {document}: {error}")),
+        MintError::Csr(error) => Failure::Csr(error).into(),
+        MintError::Refused(refusal) => Failure::Refused(refusal).into(),
+        MintError::NotAdmitted(refused) => not_admitted(document, &refused),
+        MintError::BrokenOff => {
+            Status::internal(format!("failed to sign {document}; the server's log says why"))
+        }
+        MintError::Log(LogError::Busy) => {
+            Status::unavailable(format!("failed to sign {document}: {}", LogError::Busy))
+        }
         MintError::Log(_) => Status::unavailable(format!(
             "failed to sign {document}: the issuance log cannot be written; the server's log says why"
         )),
+    }
+}
+
+fn not_admitted(document: Document, refused: &Refused) -> Status {
+    let text = format!("failed to sign {document}: {refused}");
+    match refused {
+        Refused::Full(again) => pushed_back(Code::Unavailable, text, *again),
+        Refused::Budget(again) => pushed_back(Code::ResourceExhausted, text, *again),
+        Refused::TooBig => Status::resource_exhausted(text),
+        Refused::Late => Status::deadline_exceeded(text),
+        Refused::Closed => Status::unavailable(text),
     }
 }
 
@@ -249,16 +280,18 @@ fn not_signed(document: Document, error: &SignError) -> Status {
     }
 }
 
-/// `UNAVAILABLE` is what gRPC clients try again; `grpc-retry-pushback-ms` tells them when.
 fn busy(document: Document, retry_after: Duration) -> Status {
     let milliseconds = retry_after.as_millis();
-    let mut status = Status::new(
-        Code::Unavailable,
-        format!(
-            "failed to sign {document}: every signing slot is taken; try again in {milliseconds} ms"
-        ),
+    let text = format!(
+        "failed to sign {document}: every signing slot is taken; try again in {milliseconds} ms"
     );
-    if let Ok(value) = milliseconds.to_string().parse() {
+    pushed_back(Code::Unavailable, text, retry_after)
+}
+
+/// `UNAVAILABLE` is what gRPC clients try again; `grpc-retry-pushback-ms` tells them when.
+fn pushed_back(code: Code, text: String, retry_after: Duration) -> Status {
+    let mut status = Status::new(code, text);
+    if let Ok(value) = retry_after.as_millis().to_string().parse() {
         status.metadata_mut().insert("grpc-retry-pushback-ms", value);
     }
     status
@@ -269,7 +302,6 @@ mod tests {
     use super::*;
     use ca_core::clock::Timestamp;
     use ca_core::key::SignatureError;
-    use ca_core::log::LogError;
 
     /// Words that only the log may hold.
     const DETAIL: &str = "slot 3 of /usr/lib/vendor.so";
@@ -330,7 +362,10 @@ mod tests {
 
     #[test]
     fn faults_of_ours_are_told_apart_from_bad_requests() {
-        assert!(Failure::Mint(Document::JwtSvid, LogError("full".to_owned()).into()).is_ours());
+        assert!(
+            Failure::Mint(Document::JwtSvid, LogError::Unwritable("full".to_owned()).into())
+                .is_ours()
+        );
         assert!(!Failure::Refused(Refusal::AudienceMissing).is_ours());
     }
 }

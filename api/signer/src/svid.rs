@@ -1,15 +1,13 @@
 //! `spire.api.server.svid.v1.SVID`: minting for whoever may use the admin socket.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ca_core::clock::Clock;
-use ca_core::csr::Csr;
 use ca_core::id::SpiffeId;
-use ca_core::key::{Priority, Urgency};
 use ca_core::log::Caller;
-use ca_core::mint::{Mint, MintError};
+use ca_core::mint::MintError;
+use ca_core::pipeline::admission::Class;
+use ca_core::pipeline::{Minted, Order, Pipeline, Wish};
 use ca_core::policy;
 use mintmark_proto::spire::svid::v1::svid_server::Svid;
 use mintmark_proto::spire::svid::v1::{
@@ -25,19 +23,18 @@ use crate::admin_socket::caller;
 use crate::metrics::ServiceMetrics;
 use crate::status::{Document, Failure};
 
-/// How long signing and logging may take together. A busy key says so at once, so only a device or a
-/// disk that hangs comes near it.
+/// How long a mint may take, its wait included. A busy key says so at once, so only a device or a disk that
+/// hangs comes near it.
 const LONGEST_MINT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Svids {
-    mint: Arc<Mint>,
-    clock: Arc<dyn Clock>,
+    pipeline: Arc<Pipeline>,
     metrics: ServiceMetrics,
 }
 
 impl Svids {
-    pub(crate) fn new(mint: Arc<Mint>, clock: Arc<dyn Clock>, metrics: ServiceMetrics) -> Self {
-        Self { mint, clock, metrics }
+    pub(crate) fn new(pipeline: Arc<Pipeline>, metrics: ServiceMetrics) -> Self {
+        Self { pipeline, metrics }
     }
 
     async fn x509(
@@ -48,33 +45,48 @@ impl Svids {
         if request.csr.is_empty() {
             return Err(Failure::CsrMissing);
         }
-        let now = self.clock.now();
-        let csr = Csr::parse(&request.csr)?.verify()?;
-        let grant = policy::mint_x509(self.mint.trust_domain(), &csr, request.ttl)?;
-        let minting = self.mint.x509(grant, caller.clone(), now, by_hand());
-        let svid = bounded(Document::X509Svid, minting).await?;
-        Ok(X509svid {
-            id: Some(message(&svid.id)),
-            cert_chain: svid.chain,
-            expires_at: svid.expires_at.unix(),
-            hint: String::new(),
-        })
+        let wish = Wish::Csr { der: request.csr, ttl_seconds: request.ttl };
+        match self.mint(Document::X509Svid, wish, caller).await? {
+            Minted::X509(svid) => Ok(X509svid {
+                id: Some(message(&svid.id)),
+                cert_chain: svid.chain,
+                expires_at: svid.expires_at.unix(),
+                hint: String::new(),
+            }),
+            Minted::Jwt(_) => Err(Failure::Mint(Document::X509Svid, MintError::BrokenOff)),
+        }
     }
 
     async fn jwt(&self, request: MintJwtsvidRequest, caller: &Caller) -> Result<Jwtsvid, Failure> {
         let id = request.id.ok_or(Failure::IdMissing)?;
-        let now = self.clock.now();
         let id = SpiffeId::from_parts(&id.trust_domain, &id.path).map_err(Failure::Id)?;
-        let grant = policy::mint_jwt(self.mint.trust_domain(), id, request.audience, request.ttl)?;
-        let minting = self.mint.jwt(grant, caller.clone(), now, by_hand());
-        let svid = bounded(Document::JwtSvid, minting).await?;
-        Ok(Jwtsvid {
-            token: svid.token().to_owned(),
-            id: Some(message(svid.id())),
-            expires_at: svid.expires_at().unix(),
-            issued_at: svid.issued_at().unix(),
-            hint: String::new(),
-        })
+        let trust_domain = self.pipeline.mint().trust_domain();
+        let grant = policy::mint_jwt(trust_domain, id, request.audience, request.ttl)?;
+        match self.mint(Document::JwtSvid, Wish::Jwt(grant), caller).await? {
+            Minted::Jwt(svid) => Ok(Jwtsvid {
+                token: svid.token().to_owned(),
+                id: Some(message(svid.id())),
+                expires_at: svid.expires_at().unix(),
+                issued_at: svid.issued_at().unix(),
+                hint: String::new(),
+            }),
+            Minted::X509(_) => Err(Failure::Mint(Document::JwtSvid, MintError::BrokenOff)),
+        }
+    }
+
+    /// Mints for a person or a script that waits for it.
+    async fn mint(
+        &self,
+        document: Document,
+        wish: Wish,
+        caller: &Caller,
+    ) -> Result<Minted, Failure> {
+        let deadline = Instant::now() + LONGEST_MINT;
+        let order = Order { caller: caller.clone(), class: Class::New, deadline };
+        tokio::time::timeout(LONGEST_MINT, self.pipeline.one(wish, &order))
+            .await
+            .map_err(|_| Failure::TooSlow { document, limit: LONGEST_MINT })?
+            .map_err(|error| Failure::of_mint(document, error))
     }
 
     /// Counts how a mint ended. What was not minted, and why, is written down in full; the caller is told
@@ -98,21 +110,6 @@ impl Svids {
             failure.into()
         })
     }
-}
-
-/// A person or a script waits for it.
-fn by_hand() -> Urgency {
-    Urgency::within(Priority::New, LONGEST_MINT, Instant::now())
-}
-
-async fn bounded<T>(
-    document: Document,
-    minting: impl Future<Output = Result<T, MintError>>,
-) -> Result<T, Failure> {
-    tokio::time::timeout(LONGEST_MINT, minting)
-        .await
-        .map_err(|_| Failure::TooSlow { document, limit: LONGEST_MINT })?
-        .map_err(|error| Failure::Mint(document, error))
 }
 
 fn message(id: &SpiffeId) -> Spiffeid {

@@ -16,6 +16,7 @@ use crate::bundle;
 use crate::certificate::CaCertificate;
 use crate::clock::Timestamp;
 use crate::key::{ExpiredKey, KeyError, KeyName, KeyStore, PublicKey};
+use crate::log::identity as log;
 use crate::store::key::{self, TrustDomainNumber};
 use crate::store::{
     Check, Commit, CommitOutcome, Consistency, Entry, KeyRange, Page, StateStore, StoreError,
@@ -34,6 +35,8 @@ pub enum Standing {
         /// Which: its id.
         authority: String,
     },
+    /// It signs the heads of an issuance log.
+    OfLog,
     /// An authority is being made with it.
     Pending,
     /// Its authority has been followed by another one.
@@ -62,6 +65,7 @@ impl Standing {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Active { .. } => "active",
+            Self::OfLog => "log",
             Self::Pending => "pending",
             Self::Old { .. } => "old",
             Self::Retired { .. } => "retired",
@@ -114,6 +118,15 @@ impl Ledger {
         }
         for entry in scan(store, &key::retirements(TrustDomainNumber::OWN)).await? {
             ledger.add_retirement(&entry)?;
+        }
+        for entry in scan(store, &key::issuance_logs(TrustDomainNumber::OWN)).await? {
+            let (name, public_key) =
+                log::key_of(&entry).map_err(|error| AuthorityError::Record {
+                    what: "key of an issuance log".to_owned(),
+                    reason: error.to_string(),
+                })?;
+            let known = KnownKey { standing: Standing::OfLog, public_key: Some(public_key) };
+            ledger.known.insert(name, known);
         }
         for slot in slots.values() {
             if let Some(pending) = &slot.pending {
@@ -294,6 +307,9 @@ impl Ledger {
             Standing::Active { authority } => {
                 kept(format!("the active authority {authority} signs with it"))
             }
+            Standing::OfLog => {
+                kept("the heads of an issuance log are signed and verified with it".to_owned())
+            }
             Standing::Pending => kept("an authority is being made with it".to_owned()),
             Standing::Old { certificates_end: end, .. }
             | Standing::Retired { certificates_end: end, .. } => {
@@ -395,6 +411,9 @@ impl Retirement {
                 "the active authority {authority} signs with it; it may be retired once another authority \
                  has followed"
             ),
+            Standing::OfLog => {
+                "the heads of an issuance log are signed and verified with it".to_owned()
+            }
             Standing::Pending => {
                 "an authority is being made with it; start the server to complete that".to_owned()
             }

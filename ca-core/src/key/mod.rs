@@ -17,7 +17,7 @@ pub use message::{PROBE_PREFIX, Purpose, ToBeSigned};
 pub use public::{KeyId, KeyKind, PublicKey, PublicKeyError, Verifier};
 pub use signature::{Signature, SignatureError};
 pub use store::{
-    ExpiredKey, KeyDescription, KeyError, KeyName, KeyNameError, KeyStore, SignError, SigningKey,
-    StoreDescription, StoreHealth,
+    ExpiredKey, KeyDescription, KeyError, KeyName, KeyNameError, KeyStore, Reach, SignError,
+    SigningKey, SignsHere, StoreDescription, StoreHealth,
 };
 pub use urgency::{Priority, Urgency};

@@ -27,6 +27,33 @@ pub trait SigningKey: Send + Sync + fmt::Debug {
 
     /// The public half, known since the key was found.
     fn public_key(&self) -> &PublicKey;
+
+    /// Where it signs, for those who have much to sign at once.
+    fn reach(&self) -> Reach<'_> {
+        Reach::Away { parallel: 1 }
+    }
+}
+
+/// Where a key signs.
+#[derive(Debug)]
+pub enum Reach<'a> {
+    /// In this process, on the thread that calls: its speed is the processor's.
+    Here(&'a dyn SignsHere),
+    /// Somewhere that is waited for. So many signatures at once are as many as it makes at once; more only
+    /// wait in its own queue.
+    Away {
+        /// At least one.
+        parallel: usize,
+    },
+}
+
+/// A key that signs where it is called, in microseconds (RSA: up to two milliseconds).
+pub trait SignsHere: Send + Sync + fmt::Debug {
+    /// What [`SigningKey::sign`] does, without a future around it.
+    ///
+    /// # Errors
+    /// Those of [`SigningKey::sign`].
+    fn sign_here(&self, message: &ToBeSigned, urgency: Urgency) -> Result<Signature, SignError>;
 }
 
 impl dyn SigningKey + '_ {
@@ -44,6 +71,28 @@ impl dyn SigningKey + '_ {
     ) -> Result<Signature, SignError> {
         let wanted = message.algorithm();
         let signature = self.sign(message, urgency).await?;
+        self.check(wanted, signature)
+    }
+
+    /// [`sign_checked`](Self::sign_checked) by a key that signs here.
+    pub(crate) fn sign_here_checked(
+        &self,
+        message: &ToBeSigned,
+        urgency: Urgency,
+    ) -> Result<Signature, SignError> {
+        let Reach::Here(here) = self.reach() else {
+            let key = self.public_key().key_id().to_string();
+            let reason = "it does not sign in this process".to_owned();
+            return Err(SignError::Refused { key, reason });
+        };
+        self.check(message.algorithm(), here.sign_here(message, urgency)?)
+    }
+
+    fn check(
+        &self,
+        wanted: SignatureAlgorithm,
+        signature: Signature,
+    ) -> Result<Signature, SignError> {
         if signature.algorithm() == wanted {
             return Ok(signature);
         }

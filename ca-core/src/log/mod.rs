@@ -1,10 +1,15 @@
 //! What was issued, to whom, by which key: the record of each SVID, and the seam behind which it is kept.
 
+pub mod block;
+pub mod entry;
+pub mod identity;
+pub mod local;
+pub mod records;
 pub mod tree;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use thiserror::Error;
 
 use crate::clock::Timestamp;
@@ -13,7 +18,7 @@ use crate::profile::Profile;
 use crate::serial::Serial;
 
 /// Who asked, as the door established it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Caller {
     /// A process on this machine, through the admin socket; ids from the kernel.
     Local {
@@ -24,6 +29,17 @@ pub enum Caller {
     },
     /// The signer itself, for a key of its own.
     Signer,
+}
+
+impl Caller {
+    /// Who is charged for what it asks: processes come and go.
+    #[must_use]
+    pub fn account(&self) -> Self {
+        match self {
+            Self::Local { uid, .. } => Self::Local { uid: *uid, pid: None },
+            Self::Signer => Self::Signer,
+        }
+    }
 }
 
 impl std::fmt::Display for Caller {
@@ -80,14 +96,79 @@ pub struct IssuanceRecord {
     pub time: Timestamp,
 }
 
-/// A record could not be written; what it is about is not released.
+/// Names the blocks of one run of one signer: 24 bits, from 1, taken from the state store and never again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriterId(u32);
+
+impl WriterId {
+    /// The last there is: a thousand starts a day for 45 years.
+    pub const LAST: u32 = 0x00ff_ffff;
+
+    /// The writer of that number, if it is one.
+    #[must_use]
+    pub fn new(number: u32) -> Option<Self> {
+        (1..=Self::LAST).contains(&number).then_some(Self(number))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl std::fmt::Display for WriterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What it means that the log has taken a record. Written into the log at the start of each run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// It is on the disk: flushed.
+    #[default]
+    Durable,
+    /// The operating system has it and flushes it within so many milliseconds. What was released in that time
+    /// is missing from the log if the machine, not only the process, goes down.
+    Relaxed {
+        /// At most so much is lost.
+        window_ms: u32,
+    },
+}
+
+impl std::fmt::Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Durable => f.write_str("durable"),
+            Self::Relaxed { window_ms } => write!(f, "relaxed ({window_ms} ms)"),
+        }
+    }
+}
+
+/// Records could not be written; what they are about is not released.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("issuance log cannot be written: {0}")]
-pub struct LogError(pub String);
+pub enum LogError {
+    /// As much waits to be written as may.
+    #[error("the issuance log is behind; try again in a moment")]
+    Busy,
+    /// The disk did not take them. It is tried again with the next ones.
+    #[error("issuance log cannot be written: {0}")]
+    Unwritable(String),
+    /// It is not known what the disk holds. Nothing is written until the process has started anew.
+    #[error("the issuance log failed and takes nothing until the next start: {0}")]
+    Failed(String),
+    /// The log has been closed.
+    #[error("the issuance log is closed")]
+    Closed,
+}
 
 /// Where issuance records go. Nothing is released that [`append`](Self::append) has not taken.
-#[async_trait]
 pub trait IssuanceLog: Send + Sync {
-    /// Takes one record. Runs beside the signature; the SVID waits for both.
-    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError>;
+    /// Takes records, all of them or none. They are on their way when this returns, so that signing goes on
+    /// beside it; what they are about waits for the answer.
+    fn append(&self, records: &[IssuanceRecord]) -> Appending;
 }
+
+/// The answer of an [`IssuanceLog`], to be waited for. Dropping it takes nothing back.
+pub type Appending = BoxFuture<'static, Result<(), LogError>>;

@@ -66,8 +66,11 @@ pub struct Bounds {
     pub caller_percent: u32,
 }
 
-/// So many of a class may always wait, however slow everything is.
+/// So many pieces of work of a class may always wait, however slow everything is.
 pub const ALWAYS: usize = 64;
+
+/// The most pieces of work in an entry: whoever has more sends several, which take turns with others'.
+pub const MOST_ITEMS: usize = 64;
 
 /// Something that wants in.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ pub struct Entry<C, T> {
     pub class: Class,
     /// Who is charged for it.
     pub caller: C,
+    /// How many pieces of work it is, at most [`MOST_ITEMS`].
+    pub items: usize,
     /// Bytes that it holds while it waits.
     pub size: usize,
     /// It is of no use after this.
@@ -130,9 +135,11 @@ struct State<C, T> {
 #[derive(Debug)]
 struct Lane<C, T> {
     entries: VecDeque<Entry<C, T>>,
+    /// Pieces of work in them.
+    items: usize,
     bytes: usize,
-    /// Hundredths of a turn that it is owed.
-    owed: u32,
+    /// Hundredths of a turn that it is owed; a piece of work is a turn.
+    owed: usize,
     /// How long one of it waits for the one before it, smoothed; zero until known.
     pace: Duration,
     /// When some of it had their turn last, if others of it have waited since.
@@ -144,7 +151,7 @@ struct Lane<C, T> {
 impl<C, T> Default for Lane<C, T> {
     fn default() -> Self {
         let (entries, pace) = (VecDeque::new(), Duration::ZERO);
-        Self { entries, bytes: 0, owed: 0, pace, last_turn: None, turns: 0 }
+        Self { entries, items: 0, bytes: 0, owed: 0, pace, last_turn: None, turns: 0 }
     }
 }
 
@@ -198,11 +205,13 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         Ok(sent_away)
     }
 
-    /// Takes what is there, at most so many; nothing if nothing is.
+    /// Takes what is there, until it is so many pieces of work; nothing if nothing is. The last entry may be of
+    /// more than were wanted.
     pub fn take(&self, most: usize, now: Instant) -> Turn<C, T> {
         let mut state = self.lock();
         let mut turn = Turn { due: Vec::new(), late: Vec::new() };
-        while turn.due.len() < most {
+        let mut taken = 0;
+        while taken < most {
             let Some(class) = state.next_class() else { break };
             let Some(entry) = state.pop(class) else { break };
             if (self.is_gone)(&entry.work) {
@@ -211,6 +220,7 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
             if entry.deadline <= now {
                 turn.late.push(entry);
             } else {
+                taken += entry.items;
                 turn.due.push(entry);
             }
         }
@@ -256,10 +266,16 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         self.lock().bytes
     }
 
-    /// How many of a class wait.
+    /// How many pieces of work of a class wait.
     #[must_use]
     pub fn waiting(&self, class: Class) -> usize {
-        self.lock().lanes[class as usize].entries.len()
+        self.lock().lanes[class as usize].items
+    }
+
+    /// How long the next of a class would wait.
+    #[must_use]
+    pub fn expected_wait(&self, class: Class) -> Duration {
+        self.lock().lanes[class as usize].expected_wait()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C, T>> {
@@ -308,7 +324,7 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         }
         let patience = bounds.wait.min(entry.deadline - now);
         let wait = lane.expected_wait();
-        if lane.entries.len() >= ALWAYS && wait > patience {
+        if lane.items >= ALWAYS && wait > patience {
             return Err(Refused::Full(wait.saturating_sub(patience).max(lane.pace)));
         }
         Ok(())
@@ -345,33 +361,37 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         self.bytes += entry.size;
         *self.held.entry((entry.caller.clone(), entry.class)).or_default() += entry.size;
         let lane = &mut self.lanes[entry.class as usize];
+        lane.items += entry.items;
         lane.bytes += entry.size;
         lane.entries.push_back(entry);
     }
 
     /// Whose turn it is: a class that is owed one, the lowest first, since the highest has all other turns.
     fn next_class(&mut self) -> Option<Class> {
-        let waits = |class: &Class| !self.lanes[*class as usize].entries.is_empty();
-        let highest = Class::ALL.into_iter().find(waits)?;
-        let owed = |class: &Class| waits(class) && self.lanes[*class as usize].owed >= WHOLE;
+        let next = |class: &Class| self.lanes[*class as usize].entries.front();
+        let highest = Class::ALL.into_iter().find(|class| next(class).is_some())?;
+        let owed = |class: &Class| {
+            next(class).is_some_and(|it| self.lanes[*class as usize].owed >= it.items * WHOLE)
+        };
         let class = Class::ALL.into_iter().rev().find(owed).unwrap_or(highest);
+        let turns = next(&class)?.items;
         for each in Class::ALL {
             let lane = &mut self.lanes[each as usize];
             if lane.entries.is_empty() {
                 lane.owed = 0;
             } else {
-                lane.owed = (lane.owed + each.share()).min(MOST_OWED);
+                lane.owed = (lane.owed + each.share() as usize * turns).min(MOST_OWED);
             }
         }
         let lane = &mut self.lanes[class as usize];
-        lane.owed = lane.owed.saturating_sub(WHOLE);
+        lane.owed = lane.owed.saturating_sub(turns * WHOLE);
         Some(class)
     }
 
     fn pop(&mut self, class: Class) -> Option<Entry<C, T>> {
         let lane = &mut self.lanes[class as usize];
         let entry = lane.entries.pop_front()?;
-        lane.turns += 1;
+        lane.turns += u32::try_from(entry.items).unwrap_or(u32::MAX);
         self.left(&entry);
         Some(entry)
     }
@@ -379,7 +399,9 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
     /// An entry is no longer here.
     fn left(&mut self, entry: &Entry<C, T>) {
         self.bytes -= entry.size;
-        self.lanes[entry.class as usize].bytes -= entry.size;
+        let lane = &mut self.lanes[entry.class as usize];
+        lane.items -= entry.items;
+        lane.bytes -= entry.size;
         let key = (entry.caller.clone(), entry.class);
         if let Some(held) = self.held.get_mut(&key) {
             *held -= entry.size;
@@ -393,9 +415,9 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
 /// How often a queue that refuses is looked through for what nobody waits for any more.
 const SWEEP: Duration = Duration::from_millis(10);
 /// Hundredths of a turn that are one.
-const WHOLE: u32 = 100;
+const WHOLE: usize = 100;
 /// More is owed to nobody: a class that could not be served for long does not get all turns at once.
-const MOST_OWED: u32 = 4 * WHOLE;
+const MOST_OWED: usize = 4 * MOST_ITEMS * WHOLE;
 
 /// A part of the room, in percent.
 fn part(memory: usize, percent: u32) -> usize {
@@ -405,7 +427,7 @@ fn part(memory: usize, percent: u32) -> usize {
 impl<C, T> Lane<C, T> {
     /// How long the next one to come would wait.
     fn expected_wait(&self) -> Duration {
-        self.pace.saturating_mul(u32::try_from(self.entries.len() + 1).unwrap_or(u32::MAX))
+        self.pace.saturating_mul(u32::try_from(self.items + 1).unwrap_or(u32::MAX))
     }
 
     /// Learns from the time since the last turns, if others waited all the while. Those that go together count
@@ -443,7 +465,8 @@ mod tests {
     }
 
     fn entry(class: Class, caller: u32, now: Instant) -> Entry<u32, u32> {
-        Entry { class, caller, size: SIZE, deadline: now + Duration::from_secs(5), work: caller }
+        let deadline = now + Duration::from_secs(5);
+        Entry { class, caller, items: 1, size: SIZE, deadline, work: caller }
     }
 
     /// Fills a queue with one class, and answers how many went in.
@@ -507,6 +530,27 @@ mod tests {
             assert!(served >= class.share() * 10 - 5, "{class:?}: {served}");
         }
         assert!(served[0] >= 480, "what is nobody's is the highest's: {served:?}");
+    }
+
+    #[test]
+    fn a_class_has_its_share_of_the_work_whatever_the_size_of_its_entries() {
+        let (queue, now) = (queue(), Instant::now());
+        let mut served = [0; Class::ALL.len()];
+        for _ in 0..20_000 {
+            for (class, items) in Class::ALL.into_iter().zip([1, 16, 1, MOST_ITEMS]) {
+                while queue.waiting(class) < 2 {
+                    queue.submit(Entry { items, ..entry(class, 0, now) }, now).unwrap();
+                }
+            }
+            for entry in queue.take(1, now).due {
+                served[entry.class as usize] += entry.items;
+            }
+        }
+        let all: usize = served.iter().sum();
+        for (class, served) in Class::ALL.into_iter().zip(served) {
+            let share = class.share() as usize;
+            assert!(served * 100 >= all * share * 9 / 10, "{class:?}: {served} of {all}");
+        }
     }
 
     #[test]

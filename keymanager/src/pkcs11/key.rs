@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use ca_core::key::{
-    KeyName, PublicKey, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
+    KeyName, PublicKey, Reach, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned,
+    Urgency,
 };
 
 use super::answer::{Answer, awaited};
@@ -122,5 +123,9 @@ impl SigningKey for TokenKey {
 
     fn public_key(&self) -> &PublicKey {
         &self.facts.public_key
+    }
+
+    fn reach(&self) -> Reach<'_> {
+        Reach::Away { parallel: self.pool.sessions() }
     }
 }

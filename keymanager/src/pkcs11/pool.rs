@@ -76,6 +76,7 @@ impl Job {
 /// The threads of a token. They end when this is dropped.
 pub(super) struct Pool {
     inner: Arc<Inner>,
+    sessions: usize,
     watch: Option<JoinHandle<()>>,
     /// Disconnected when the last thread is about to end; nothing is ever sent.
     ended: Mutex<mpsc::Receiver<()>>,
@@ -137,7 +138,8 @@ impl Pool {
             most_hanging: settings.sessions.min(MOST_HANGING),
             alive: Mutex::new(Some(sender)),
         });
-        let mut pool = Self { inner, watch: None, ended: Mutex::new(ended) };
+        let ended = Mutex::new(ended);
+        let mut pool = Self { inner, sessions: settings.sessions, watch: None, ended };
         let no_thread = |error: std::io::Error| KeyError::Unavailable {
             place: pool.inner.token.place().to_owned(),
             reason: format!("cannot start a thread to sign on: {error}"),
@@ -153,6 +155,11 @@ impl Pool {
 
     pub(super) fn inner(&self) -> &Arc<Inner> {
         &self.inner
+    }
+
+    /// How many threads sign.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions
     }
 
     pub(super) fn token(&self) -> &Token {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ca_core::key::{
-    KeyName, PublicKey, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
+    KeyName, PublicKey, Reach, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned,
+    Urgency,
 };
 use tokio::time::{sleep, timeout_at};
 
@@ -47,6 +48,10 @@ impl SigningKey for RemoteKey {
 
     fn public_key(&self) -> &PublicKey {
         &self.found.public_key
+    }
+
+    fn reach(&self) -> Reach<'_> {
+        Reach::Away { parallel: self.shared.lane.most_in_flight() }
     }
 }
 

@@ -136,6 +136,11 @@ impl Lane {
         Self { shared, _pacer: pacer }
     }
 
+    /// The most requests at once.
+    pub(super) fn most_in_flight(&self) -> usize {
+        self.shared.pace.max_in_flight
+    }
+
     /// A place in the order for a new caller.
     pub(super) fn ticket(&self, urgency: Urgency) -> Ticket {
         let mut state = self.shared.state();

@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use ca_core::key::{
-    ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, SignError,
-    Signature, SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned, Urgency,
+    ExpiredKey, KeyDescription, KeyError, KeyName, KeyStore, KeyType, PublicKey, Reach, SignError,
+    Signature, SignatureAlgorithm, SigningKey, SignsHere, StoreDescription, ToBeSigned, Urgency,
 };
 
 pub use seal::SealKey;
@@ -293,9 +293,7 @@ impl fmt::Debug for SoftwareKey {
 #[async_trait]
 impl SigningKey for SoftwareKey {
     async fn sign(&self, message: ToBeSigned, urgency: Urgency) -> Result<Signature, SignError> {
-        let answer = self.sign_verified(&message, urgency);
-        self.metrics.answered(&answer);
-        answer
+        self.sign_here(&message, urgency)
     }
 
     fn algorithms(&self) -> &[SignatureAlgorithm] {
@@ -304,6 +302,18 @@ impl SigningKey for SoftwareKey {
 
     fn public_key(&self) -> &PublicKey {
         self.pair.public_key()
+    }
+
+    fn reach(&self) -> Reach<'_> {
+        Reach::Here(self)
+    }
+}
+
+impl SignsHere for SoftwareKey {
+    fn sign_here(&self, message: &ToBeSigned, urgency: Urgency) -> Result<Signature, SignError> {
+        let answer = self.sign_verified(message, urgency);
+        self.metrics.answered(&answer);
+        answer
     }
 }
 

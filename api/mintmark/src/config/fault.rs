@@ -6,11 +6,9 @@ use std::path::Path;
 use super::Fault;
 
 /// Sections whose meaning is settled and which have no settings yet.
-const RESERVED: [(&str, &str); 4] = [
+const RESERVED: [(&str, &str); 2] = [
     ("attestors", "how nodes and workloads prove who they are"),
     ("frontend", "the front end's listeners"),
-    ("log", "the issuance log"),
-    ("signer", "the signer's batches and limits"),
 ];
 
 /// Something wrong at a place in the text.

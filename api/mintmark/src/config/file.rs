@@ -33,6 +33,12 @@ pub struct File {
     /// `[issuing]`
     #[serde(default)]
     pub issuing: IssuingSection,
+    /// `[signer]`
+    #[serde(default)]
+    pub signer: SignerSection,
+    /// `[log]`
+    #[serde(default)]
+    pub log: LogSection,
     /// `[metrics]`
     #[serde(default)]
     pub metrics: MetricsSection,
@@ -331,6 +337,43 @@ pub struct SubjectSection {
     pub organization: Vec<String>,
     /// `CN`
     pub common_name: Option<String>,
+}
+
+/// What may wait to be minted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignerSection {
+    /// MiB of all that waits.
+    pub queue_memory_mib: Option<Spanned<u32>>,
+    /// What is likely to wait longer is refused.
+    pub queue_wait: Option<Spanned<Wait>>,
+    /// The part of a queue that one caller may fill, for each class of request.
+    pub caller_percent: Option<Spanned<u8>>,
+}
+
+/// The issuance log.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSection {
+    /// The folder of its files.
+    pub dir: Option<PathBuf>,
+    /// The last part of its name.
+    pub name: Option<Spanned<String>>,
+    /// What it means that it has taken a record.
+    pub durability: Option<Durability>,
+    /// `relaxed`: how much may be lost.
+    pub window: Option<Spanned<Wait>>,
+}
+
+/// What it means that the log has taken a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It is on the disk.
+    #[default]
+    Durable,
+    /// The operating system has it.
+    Relaxed,
 }
 
 /// Who may watch the server.

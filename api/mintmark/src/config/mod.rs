@@ -19,15 +19,18 @@ use thiserror::Error;
 
 pub use file::{
     AdminSection, Create, File, Hash, IssuingSection, KeySection, KeyStoreType, LogFormat,
-    LogLevel, MetricsSection, Secret, ServerSection, StoreSection, StoreType, SubjectSection,
-    TemplateSection, TrustDomainSection,
+    LogLevel, LogSection, MetricsSection, Secret, ServerSection, SignerSection, StoreSection,
+    StoreType, SubjectSection, TemplateSection, TrustDomainSection,
 };
 pub use key_store::{
     AwsKmsSettings, Backend, KeySettings, PaceSettings, Pkcs11Settings, SoftwareSettings,
     TransitSettings,
 };
 pub use period::{Period, PeriodError};
-pub use settings::{Admin, IssuingKeySettings, Logging, Settings, default_authorities};
+pub use settings::{
+    Admin, DEFAULT_QUEUE, IssuanceLogSettings, IssuingKeySettings, Logging, Settings,
+    default_authorities,
+};
 pub use wait::{Wait, WaitError};
 
 /// Where the configuration is looked for when nobody says otherwise.

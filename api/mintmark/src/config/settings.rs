@@ -11,7 +11,9 @@ use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::issuing::{DelegationSettings, IssuingMode, LongTtl};
 use ca_core::key::{KeyType, RsaScheme};
+use ca_core::log::identity::origin;
 use ca_core::name::{Attribute, Name};
+use ca_core::pipeline::admission::Bounds;
 use ca_core::token::TokenSettings;
 use keymanager::SecretSource;
 use mintmark_signer::admin_socket::LONGEST_PATH;
@@ -20,8 +22,8 @@ use toml::Spanned;
 use super::Period;
 use super::fault::Misfit;
 use super::file::{
-    AdminSection, File, IssuingSection, KeySection, LogFormat, LogLevel, Mode, Secret,
-    SubjectSection,
+    AdminSection, Durability, File, IssuingSection, KeySection, LogFormat, LogLevel, LogSection,
+    Mode, Secret, SignerSection, SubjectSection,
 };
 use super::key_store::KeySettings;
 
@@ -45,9 +47,43 @@ pub struct Settings {
     pub authorities: AuthoritySettings,
     /// Whose key signs leaves.
     pub issuing_mode: IssuingMode,
+    /// How much may wait to be minted.
+    pub queue: Bounds,
+    /// The issuance log.
+    pub log: IssuanceLogSettings,
     /// Where figures and health are told over HTTP, if anywhere.
     pub metrics: Option<SocketAddr>,
 }
+
+/// The issuance log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuanceLogSettings {
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// The last part of its name; the trust domain is before it.
+    pub name: String,
+    /// What it means that it has taken a record.
+    pub durability: ca_core::log::Durability,
+}
+
+impl IssuanceLogSettings {
+    /// The name of a log when nobody says otherwise.
+    pub const DEFAULT_NAME: &str = "signer";
+
+    /// A log beside a store, of which nobody has said anything.
+    #[must_use]
+    pub fn beside(store: &Path) -> Self {
+        Self {
+            directory: store.join("log"),
+            name: Self::DEFAULT_NAME.to_owned(),
+            durability: ca_core::log::Durability::Durable,
+        }
+    }
+}
+
+/// How much may wait when nobody says otherwise: several seconds of what two cores mint.
+pub const DEFAULT_QUEUE: Bounds =
+    Bounds { memory: 64 << 20, wait: Duration::from_secs(5), caller_percent: 50 };
 
 /// What and how to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,6 +130,8 @@ impl Settings {
             format: file.server.log_format.unwrap_or_default(),
         };
         let store_dir = base.join(file.store.dir);
+        let queue = check.queue(&file.signer);
+        let log = check.log(file.log, &trust_domain, &store_dir);
         let settings = Self {
             trust_domain,
             logging,
@@ -103,12 +141,16 @@ impl Settings {
             authority_keys,
             authorities,
             issuing_mode,
+            queue,
+            log,
             metrics,
         };
         if check.misfits.is_empty() { Ok(settings) } else { Err(check.misfits) }
     }
 }
 
+/// Longer waits nobody for an answer.
+const LONGEST_QUEUE_WAIT: Duration = Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Authorities of which nobody has said anything but their trust domain.
@@ -364,6 +406,60 @@ impl Check<'_> {
             life,
             key_type: section.issuing_key_type.as_ref().map(|it| *it.get_ref()),
             long_ttl: long_ttl.unwrap_or_default(),
+        }
+    }
+
+    fn queue(&mut self, section: &SignerSection) -> Bounds {
+        let memory = self.within("queue_memory_mib", section.queue_memory_mib.clone(), 64, 1 << 20);
+        let percent = self.within("caller_percent", section.caller_percent.clone(), 50, 100);
+        let wait = section.queue_wait.as_ref().map_or(DEFAULT_QUEUE.wait, |wait| {
+            if !(Duration::from_millis(1)..=LONGEST_QUEUE_WAIT).contains(&wait.get_ref().0) {
+                let written = wait.get_ref();
+                self.refuse(
+                    wait.span(),
+                    format!("queue_wait = \"{written}\" is out of bounds; \"1ms\" to \"5m\""),
+                );
+            }
+            wait.get_ref().0
+        });
+        Bounds { memory: (memory as usize) << 20, wait, caller_percent: percent.into() }
+    }
+
+    fn log(
+        &mut self,
+        section: LogSection,
+        trust_domain: &TrustDomain,
+        store_dir: &Path,
+    ) -> IssuanceLogSettings {
+        let default = IssuanceLogSettings::beside(store_dir);
+        if let Some(name) = &section.name
+            && let Err(error) = origin(trust_domain, name.get_ref())
+        {
+            self.refuse(name.span(), error.to_string());
+        }
+        let relaxed = section.durability == Some(Durability::Relaxed);
+        let window = section.window.as_ref().map(|window| (window.span(), *window.get_ref()));
+        let durability = match window {
+            None if relaxed => ca_core::log::Durability::Relaxed { window_ms: 100 },
+            None => default.durability,
+            Some((span, _)) if !relaxed => {
+                self.refuse(span, "key \"window\" needs durability = \"relaxed\"; remove it");
+                default.durability
+            }
+            Some((span, window)) => match u32::try_from(window.0.as_millis()) {
+                Ok(window_ms @ 1..=60_000) => ca_core::log::Durability::Relaxed { window_ms },
+                _ => {
+                    let problem =
+                        format!("window = \"{window}\" is out of bounds; \"1ms\" to \"1m\"");
+                    self.refuse(span, problem);
+                    default.durability
+                }
+            },
+        };
+        IssuanceLogSettings {
+            directory: section.dir.map_or(default.directory, |dir| self.base.join(dir)),
+            name: section.name.map_or(default.name, Spanned::into_inner),
+            durability,
         }
     }
 

@@ -20,7 +20,10 @@ use super::report::{HeldKey, Minted, Report};
 use super::{DevKeyError, Home, KeyKind};
 use crate::certificate::{CertificateError, CertificateView};
 use crate::client::{AdminClient, ClientError};
-use crate::config::{Admin, IssuingKeySettings, Logging, Settings, default_authorities};
+use crate::config::{
+    Admin, DEFAULT_QUEUE, IssuanceLogSettings, IssuingKeySettings, Logging, Settings,
+    default_authorities,
+};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::pem::{self, FileError};
 use crate::server::{Server, ServerError};
@@ -99,6 +102,8 @@ impl Session {
             store_dir: home.path().join("state"),
             authority_keys: name,
             issuing_mode: IssuingKeySettings::default().mode(&authorities),
+            queue: DEFAULT_QUEUE,
+            log: IssuanceLogSettings::beside(&home.path().join("state")),
             authorities,
             metrics: None,
         };

@@ -142,7 +142,7 @@ fn a_full_disk_is_told_and_the_next_start_finds_order() {
     }
     let server = site.start();
     assert_eq!(site.bundle()["sequence_number"], 2);
-    assert_eq!(site.token().private_keys().len(), 2);
+    assert_eq!(site.token().private_keys().len(), 3);
     server.stop();
 }
 

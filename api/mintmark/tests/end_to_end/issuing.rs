@@ -31,13 +31,13 @@ fn the_authoritys_own_key_signs_leaves_where_that_is_configured() {
 #[test]
 fn an_issuing_key_is_followed_by_the_next_after_half_of_its_life() {
     let mut site = Site::with_token();
-    site.configuration.push_str("[issuing]\nissuing_key_life = \"8s\"\n");
+    site.configuration.push_str("[issuing]\nissuing_key_life = \"16s\"\n");
     let server = site.start();
-    let first = mint(&site, "1s");
+    let first = mint(&site, "3s");
     assert_eq!(first.len(), 2);
     let limit = Instant::now() + Duration::from_secs(30);
     let second = loop {
-        let chain = mint(&site, "1s");
+        let chain = mint(&site, "3s");
         if chain[1]["serial_number"] != first[1]["serial_number"] {
             break chain;
         }
@@ -45,7 +45,7 @@ fn an_issuing_key_is_followed_by_the_next_after_half_of_its_life() {
         sleep(Duration::from_millis(200));
     };
     assert_ne!(first[1]["subject"], second[1]["subject"]);
-    assert_eq!(site.token().private_keys().len(), 2, "issuing keys are in no token");
+    assert_eq!(site.token().private_keys().len(), 3, "issuing keys are in no token");
     server.stop();
 }
 

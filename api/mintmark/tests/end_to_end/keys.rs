@@ -15,6 +15,7 @@ use crate::token::{CA_KEY, openssl};
 use crate::watching::{await_answer, watched};
 
 const JWT_KEY: &str = "mintmark/example.org/jwt/1";
+const LOG_KEY: &str = "mintmark/example.org/log/1";
 
 /// A token whose keys an administrator makes.
 fn site_without_leave() -> Site {
@@ -46,11 +47,18 @@ fn an_administrator_prepares_keys_and_the_server_takes_them() {
     assert!(made.contains(CA_KEY) && made.contains("mintmark/example.org/x509/2"), "{made}");
     let made = site.key(&["create", "--authority", "jwt", "--output", "json"]).succeeded();
     assert_eq!(json(&made)["keys"][0]["name"], JWT_KEY);
+    let texts = [LOG_KEY, "mintmark key create --authority log"];
+    site.refused_start().failed_saying(1, &texts);
+    site.key(&["create", "--authority", "log"]).succeeded();
     let server = site.start();
     assert!(server.log().contains("keys are prepared"), "{}", server.log());
     site.key(&["verify", "--all"]).succeeded();
-    let expected =
-        [(JWT_KEY, "active"), (CA_KEY, "active"), ("mintmark/example.org/x509/2", "prepared")];
+    let expected = [
+        (JWT_KEY, "active"),
+        (LOG_KEY, "log"),
+        (CA_KEY, "active"),
+        ("mintmark/example.org/x509/2", "prepared"),
+    ];
     let expected = expected.map(|(name, state)| (name.to_owned(), state.to_owned()));
     assert_eq!(states(&site), expected, "beside the server");
     server.stop();
@@ -64,6 +72,7 @@ fn keys_are_retired_beside_a_server_as_without_one() {
     let mut site = site_without_leave();
     site.key(&["create", "--count", "3"]).succeeded();
     site.key(&["create", "--authority", "jwt"]).succeeded();
+    site.key(&["create", "--authority", "log"]).succeeded();
     let port = watched(&mut site);
     let server = site.start();
     let prepared = |count| format!("prepared{{store=\"hsm\",authority=\"x509\"}} {count}");
@@ -83,8 +92,8 @@ fn keys_are_retired_beside_a_server_as_without_one() {
     let dry =
         |site: &Site| json(&site.key(&["destroy", "--dry-run", "--output", "json"]).succeeded());
     let judged = dry(&site);
-    assert_eq!(judged["keys"].as_array().unwrap().len(), 4, "{judged}");
-    assert!(judged["keys"][2]["destroyable_after"].is_string(), "{judged}");
+    assert_eq!(judged["keys"].as_array().unwrap().len(), 5, "{judged}");
+    assert!(judged["keys"][3]["destroyable_after"].is_string(), "{judged}");
     let stays = site.key(&["destroy", "--yes", SECOND]);
     assert!(stays.code == Some(1) && stays.err.contains("nothing was destroyed"), "{stays:?}");
     let stays = site.key(&["destroy", "--yes", CA_KEY]);
@@ -149,7 +158,7 @@ fn a_key_that_does_not_keep_its_promises_is_listed_with_the_reason_and_fails_the
     let run = site.key(&["verify", "--all"]);
     assert_eq!(run.code, Some(1), "{}{}", run.out, run.err);
     assert!(run.out.contains("BAD") && run.out.contains("ok"), "{}", run.out);
-    assert!(run.err.contains("1 of 3 keys cannot be used"), "{}", run.err);
+    assert!(run.err.contains("1 of 4 keys cannot be used"), "{}", run.err);
     site.key(&["verify", CA_KEY]).succeeded();
     assert_eq!(site.key(&["verify", bad]).code, Some(1));
     site.key(&["show", bad]).failed_saying(1, &[bad, "is refused"]);

@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use serde_json::Value;
+use aws_lc_rs::digest::{SHA256, digest};
+use ca_core::log::entry::Entry;
+use ca_core::log::{Caller, Document};
 
-use crate::site::{Run, Site, WORKLOAD, json};
+use crate::site::{Run, Site, WORKLOAD, entries, json};
 use crate::token::openssl;
 
 const DNS_NAME: &str = "web.example.org";
@@ -84,28 +86,41 @@ fn a_token_is_printed_alone_and_kept_out_of_the_log() {
     for part in [header, claims, signature] {
         assert!(!log.contains(part), "{log}");
     }
-    assert!(log.contains("JWT-SVID") && log.contains(WORKLOAD), "{log}");
+    let minted = entries(&site.path("store/log")).into_iter().filter_map(|entry| match entry {
+        Entry::Issuance(record) if matches!(record.document, Document::Jwt { .. }) => Some(record),
+        _ => None,
+    });
+    let minted: Vec<_> = minted.collect();
+    assert_eq!(minted.len(), 2);
+    assert!(minted.iter().all(|record| record.id.as_str() == WORKLOAD), "{minted:?}");
+    let signed = digest(&SHA256, format!("{header}.{claims}").as_bytes());
+    assert_eq!(minted[0].digest, signed.as_ref());
 }
 
 #[test]
-fn each_svid_is_in_the_log_at_every_level() {
+fn each_svid_is_in_the_issuance_log_with_the_key_that_signed_it() {
     let mut site = Site::with_sealed_keys();
     site.set("log_level = \"trace\"", "log_level = \"error\"\nlog_format = \"json\"");
     let server = site.start();
     site.mintmark(&["x509", "mint", "--spiffe-id", WORKLOAD, "--write", "svid"]).succeeded();
     let shown = site.mintmark(&["x509", "show", "svid/svid.pem", "--output", "json"]).succeeded();
-    let log = server.stop();
-    let lines: Vec<Value> = log.lines().map(json).collect();
-    let [certificate, svid] = &lines[..] else { panic!("{log}") };
-    assert_eq!(certificate["message"], "X.509 CA certificate");
-    assert_eq!(
-        (&certificate["caller"], &certificate["id"]),
-        (&"signer".into(), &"spiffe://example.org".into())
-    );
-    assert_eq!((&svid["message"], &svid["id"]), (&"X.509-SVID".into(), &WORKLOAD.into()));
+    assert_eq!(server.stop(), "", "nothing went wrong");
+    let logged = entries(&site.path("store/log"));
+    let [Entry::Opening(_), Entry::Issuance(certificate), Entry::Issuance(svid)] = &logged[..]
+    else {
+        panic!("{logged:?}")
+    };
+    assert_eq!(certificate.caller, Caller::Signer);
+    assert_eq!(certificate.id.as_str(), "spiffe://example.org");
+    assert!(matches!(svid.caller, Caller::Local { pid: Some(_), .. }), "{svid:?}");
+    assert_eq!(svid.id.as_str(), WORKLOAD);
+    assert!(svid.issuing_key.is_some(), "the key that issues is named");
+    assert_eq!(certificate.issuing_key, None, "the authority's own signed that");
     let shown = json(&shown);
-    assert_eq!(svid["serial"], shown[0]["serial_number"]);
-    assert_eq!(certificate["serial"], shown[1]["serial_number"]);
+    for (record, shown) in [(svid, &shown[0]), (certificate, &shown[1])] {
+        let Document::X509 { serial, .. } = &record.document else { panic!("{record:?}") };
+        assert_eq!(shown["serial_number"], serial.to_string());
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn a_restart_keeps_authority_sequence_and_kid() {
         let [bundle, svid] = [&bundle, &svid].map(|path| path.to_str().unwrap());
         openssl(&["verify", "-x509_strict", "-CAfile", bundle, "-untrusted", svid, svid]);
     }
-    assert_eq!(site.token().private_keys().len(), 2);
+    assert_eq!(site.token().private_keys().len(), 3);
     server.stop();
 }
 

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ca_core::log::entry::Entry;
+use ca_core::log::records::Segment;
 use peers::openbao::{OpenBao, signer_rules};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -225,6 +227,19 @@ impl Site {
         self.keep_secret(&token);
         token
     }
+}
+
+/// What an issuance log holds, in its order.
+pub(crate) fn entries(log: &Path) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for segment in Segment::list(log).unwrap() {
+        let content = segment.read().unwrap();
+        for block in segment.blocks(&content) {
+            let (_, block) = block.unwrap();
+            entries.extend(block.entries().map(|entry| Entry::decode(entry).unwrap()));
+        }
+    }
+    entries
 }
 
 /// The workload that most SVIDs here are for.

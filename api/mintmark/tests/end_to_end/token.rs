@@ -77,7 +77,7 @@ fn the_ca_key_was_made_in_the_token_and_never_leaves_it() {
     let site = Site::with_token();
     let server = site.start();
     let keys = site.token().private_keys();
-    assert_eq!(keys.len(), 2, "{keys:?}");
+    assert_eq!(keys.len(), 3, "{keys:?}");
     for key in &keys {
         let promises = "sensitive, always sensitive, never extractable, local\n";
         assert!(key.contains(promises) && key.contains("Usage:      sign\n"), "{key}");

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::bundle::Bundle;
 use ca_core::clock::{Clock, SystemClock, Timestamp};
@@ -14,8 +13,11 @@ use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::issuing::IssuingMode;
 use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
-use ca_core::log::{IssuanceLog, IssuanceRecord, LogError};
+use ca_core::log::{Appending, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
+use ca_core::pipeline::Pipeline;
+use ca_core::pipeline::admission::Bounds;
+use ca_core::pipeline::metrics::PipelineMetrics;
 use ca_core::serial::RandomSerials;
 use ca_core::store::Embedded;
 use ca_core::token::TokenSettings;
@@ -87,8 +89,14 @@ impl TestServer {
             Box::new(RandomSerials::new()),
             issued.clone(),
         );
+        let bounds = Bounds { memory: 1 << 20, wait: Duration::from_secs(5), caller_percent: 100 };
+        let clock = Arc::new(SystemClock);
+        let counted = PipelineMetrics::default();
+        let pipeline =
+            Pipeline::new(Arc::new(mint), bounds, clock, counted).expect("there are threads");
+        tokio::spawn(Arc::clone(&pipeline).run());
         let services = Services {
-            mint: Arc::new(mint),
+            pipeline,
             clock: Arc::new(SystemClock),
             keys: keys.clone(),
             record,
@@ -178,17 +186,18 @@ pub(crate) struct Issued {
     pub(crate) hanging: AtomicBool,
 }
 
-#[async_trait]
 impl IssuanceLog for Issued {
-    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
+    fn append(&self, records: &[IssuanceRecord]) -> Appending {
         if self.hanging.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
+            return Box::pin(std::future::pending());
         }
         if self.full.load(Ordering::Relaxed) {
-            return Err(LogError("no space left on /dev/secret-disk".to_owned()));
+            let error = LogError::Unwritable("no space left on /dev/secret-disk".to_owned());
+            return Box::pin(std::future::ready(Err(error)));
         }
-        self.records.lock().expect("no test panics while it writes").push(record);
-        Ok(())
+        let mut kept = self.records.lock().expect("no test panics while it writes");
+        kept.extend_from_slice(records);
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

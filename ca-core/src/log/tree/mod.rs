@@ -16,6 +16,7 @@ mod tiles;
 pub use bundle::{BundleError, read_entries, write_entry};
 pub use checkpoint::{
     Checkpoint, CheckpointBody, CheckpointError, LogKey, LogKeyError, Origin, VerifiedCheckpoint,
+    sign as sign_checkpoint,
 };
 pub use merkle::{
     Frontier, Hash, Hashes, Head, NoProof, ProofError, consistency_proof, inclusion_proof, root,

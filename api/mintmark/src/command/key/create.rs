@@ -2,6 +2,7 @@
 
 use ca_core::authority::{AuthorityKind, KeyCreation, Ledger};
 use ca_core::key::{KeyError, KeyName, KeyStore, KeyType};
+use ca_core::log::identity::KEY_PART;
 use serde::Serialize;
 
 use super::list::Store;
@@ -31,11 +32,18 @@ pub(super) async fn create(arguments: &CreateKeys, screen: &mut Screen<'_>) -> R
     let chosen = Chosen::load(&arguments.place)?;
     let authorities = &chosen.settings.authorities;
     let (kind, configured) = match arguments.authority {
-        Authority::X509 => (AuthorityKind::X509, authorities.ca_key_type),
-        Authority::Jwt => (AuthorityKind::Jwt, authorities.jwt_key_type),
+        Authority::X509 => (Some(AuthorityKind::X509), authorities.ca_key_type),
+        Authority::Jwt => (Some(AuthorityKind::Jwt), authorities.jwt_key_type),
+        Authority::Log => (None, KeyType::EcP256),
     };
     let key_type = arguments.key_type.unwrap_or(configured);
-    if kind == AuthorityKind::Jwt && key_type.signature_algorithm().jws().is_none() {
+    if kind.is_none() && key_type != KeyType::EcP256 {
+        return Err(Failure::Usage(format!(
+            "--type: a key of type {key_type} cannot sign the heads of the issuance log; leave it out for \
+             ec-p256"
+        )));
+    }
+    if kind == Some(AuthorityKind::Jwt) && key_type.signature_algorithm().jws().is_none() {
         return Err(Failure::Usage(format!(
             "--type: a key of type {key_type} cannot sign JWT-SVIDs (JWT-SVID §3); choose ec-p256, ec-p384 \
              or an rsa type"
@@ -97,7 +105,8 @@ fn notes(chosen: &Chosen, key_type: KeyType, configured: KeyType) -> Vec<String>
 /// The names of the keys to come.
 struct Next {
     trust_domain: String,
-    kind: AuthorityKind,
+    /// The part of the name that says what the key is for.
+    part: &'static str,
     generation: u64,
 }
 
@@ -105,23 +114,24 @@ impl Next {
     /// After every generation that the record or the store has used.
     async fn after(
         chosen: &Chosen,
-        kind: AuthorityKind,
+        kind: Option<AuthorityKind>,
         ledger: Option<&Ledger>,
         store: &dyn KeyStore,
     ) -> Result<Self, Failure> {
         let there = store.list().await.map_err(Failure::failed)?;
-        let of_kind = there.iter().filter(|name| name.authority() == kind.key_part());
+        let part = kind.map_or(KEY_PART, AuthorityKind::key_part);
+        let of_kind = there.iter().filter(|name| name.authority() == part);
         let there = of_kind.filter_map(|name| name.generation().parse().ok()).max().unwrap_or(0);
-        let recorded = ledger.map_or(0, |ledger| ledger.last_generation(kind));
+        let recorded = ledger.zip(kind).map_or(0, |(ledger, kind)| ledger.last_generation(kind));
         let trust_domain = chosen.trust_domain().to_owned();
-        Ok(Self { trust_domain, kind, generation: recorded.max(there) })
+        Ok(Self { trust_domain, part, generation: recorded.max(there) })
     }
 
     async fn make(&mut self, store: &dyn KeyStore, key_type: KeyType) -> Result<MadeKey, KeyError> {
         loop {
             self.generation = self.generation.saturating_add(1);
-            let (trust_domain, kind) = (&self.trust_domain, self.kind.key_part());
-            let text = format!("mintmark/{trust_domain}/{kind}/{}", self.generation);
+            let (trust_domain, part) = (&self.trust_domain, self.part);
+            let text = format!("mintmark/{trust_domain}/{part}/{}", self.generation);
             let name = KeyName::parse(&text).map_err(|error| KeyError::Setup {
                 place: "trust domain".to_owned(),
                 reason: error.to_string(),

@@ -77,7 +77,9 @@ async fn listed(
             (Some(authority.clone()), Some(certificates_end))
         }
         Standing::Retired { certificates_end, .. } => (None, Some(certificates_end)),
-        Standing::Pending | Standing::Prepared | Standing::Unknown => (None, None),
+        Standing::OfLog | Standing::Pending | Standing::Prepared | Standing::Unknown => {
+            (None, None)
+        }
     };
     Ok(Some(ListedKey {
         name: name.to_string(),

@@ -1,0 +1,213 @@
+//! The log on the local disk, for one process: blocks of records, hash tiles, and heads to be signed.
+//!
+//! ```text
+//! lock                 held by the process that writes
+//! records/N.seg        blocks; N is the place of the first entry in the tree
+//! tile/…               hashes, as C2SP tlog-tiles lays them out
+//! checkpoint           the newest signed head
+//! ```
+//!
+//! Two threads: the committer writes and flushes, and answers; the keeper of the tree follows it and writes
+//! tiles of what was flushed. The tree is made from the records and is never ahead of them, so it is of no
+//! matter when it is behind: the next start gives it what it lacks.
+
+mod committer;
+mod disk;
+mod recovery;
+mod tree_keeper;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{oneshot, watch};
+
+use super::block::{Group, Position};
+use super::entry::Opening;
+use super::records::Damage;
+use super::tree::Head;
+use super::{Appending, Durability, IssuanceLog, IssuanceRecord, LogError, WriterId};
+use crate::clock::Timestamp;
+use committer::{Committer, Failure, Queue, Submission};
+pub use disk::{Disk, LogFile, RealDisk};
+pub use recovery::OpenError;
+pub use tree_keeper::Kept;
+
+/// How a log is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Where it lies; made if it is not there.
+    pub directory: PathBuf,
+    /// What its answers mean.
+    pub durability: Durability,
+}
+
+/// The writer of a log. Dropping it has all that waits written, and blocks until that is done.
+pub struct LocalLog {
+    queue: Arc<Queue>,
+    failure: watch::Receiver<Option<LogError>>,
+    kept: watch::Receiver<Kept>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    opened: Opened,
+    /// Nobody else writes while this is held.
+    _lock: File,
+}
+
+/// What opening a log has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The tree that this run continues.
+    pub continues: Head,
+    /// The end of the records that a crash had torn, and that was cut off: nobody had been answered.
+    pub torn: Option<Damage>,
+}
+
+/// So many flushed groups may wait for the tree.
+const TREE_BEHIND: usize = 1024;
+
+impl LocalLog {
+    /// Opens or makes a log, cuts off what a crash has torn, checks that it still is what the `known` heads were
+    /// signed over, and writes the first entry of this run. Blocks; a log whose tiles are gone is read whole.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing may be issued then.
+    pub fn open(
+        settings: &LogSettings,
+        disk: Arc<dyn Disk>,
+        writer: WriterId,
+        known: &[(Head, &'static str)],
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let directory = &settings.directory;
+        let lock = recovery::lock(directory)?;
+        let found = recovery::recover(directory)?;
+        let mut tiles = recovery::tree(directory, &found, known)?;
+        let continues = tiles.head();
+
+        let (queue, (failure_tell, failure)) = (Arc::new(Queue::default()), watch::channel(None));
+        let (flushed, to_keep) = mpsc::sync_channel(TREE_BEHIND);
+        let mut committer = Committer {
+            queue: Arc::clone(&queue),
+            disk,
+            directory: directory.clone(),
+            durability: settings.durability,
+            position: Position {
+                writer,
+                number: 0,
+                first: continues.size,
+                flushed: 0,
+                previous: [0; 32],
+            },
+            segment: None,
+            unflushed: Vec::new(),
+            since: None,
+            flushed,
+            failure: failure_tell,
+            buffer: Vec::new(),
+        };
+        let opening = Opening { writer, continues, durability: settings.durability, time: now };
+        tiles.append(
+            &begin(&mut committer, &opening).map_err(|error| OpenError::Disk {
+                place: directory.display().to_string(),
+                error,
+            })?,
+        );
+        let (kept_tell, kept) = watch::channel(Kept { head: continues, trouble: None });
+        let threads = Mutex::new(vec![
+            start("log", move || committer.run()),
+            start("log-tree", move || tree_keeper::run(tiles, &to_keep, &kept_tell)),
+        ]);
+        let opened = Opened { continues, torn: found.torn };
+        Ok(Self { queue, failure, kept, threads, opened, _lock: lock })
+    }
+
+    /// What opening it has found.
+    #[must_use]
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// The newest tree all of whose entries and tiles are on the disk: what may be signed.
+    #[must_use]
+    pub fn kept(&self) -> watch::Receiver<Kept> {
+        self.kept.clone()
+    }
+
+    /// Answers when the log has failed. The process should end then: what the disk holds is unknown.
+    pub async fn failed(&self) -> LogError {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+            Ok(Some(error)) => error,
+            // The committer ends without a failure only when the log is closed.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Takes nothing more, and returns when all is written and the tree holds it. Blocks until then.
+    pub fn close(&self) {
+        self.queue.close();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A panic there is told by the hook of the process; the log has taken nothing since.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Writes the first entry of a run, and gives its leaf.
+fn begin(committer: &mut Committer, opening: &Opening) -> std::io::Result<Vec<super::tree::Hash>> {
+    let mut group = Group::default();
+    group.add(opening.time, |into| opening.encode(into));
+    let (tell, _) = oneshot::channel();
+    let written = committer.write(&[Submission { groups: vec![group], tell }]);
+    written.and_then(|()| committer.flush()).map_err(|failure| match failure {
+        Failure::Unwritten(error) | Failure::Unknown(error) => error,
+    })?;
+    Ok(std::mem::take(&mut committer.unflushed))
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).expect("two threads at the start")
+}
+
+impl IssuanceLog for LocalLog {
+    fn append(&self, records: &[IssuanceRecord]) -> Appending {
+        let (tell, told) = oneshot::channel();
+        let submitted = self.queue.submit(Submission { groups: grouped(records), tell });
+        Box::pin(async move {
+            submitted?;
+            told.await.unwrap_or_else(|_| Err(LogError::Failed("its writer has ended".to_owned())))
+        })
+    }
+}
+
+/// Records as groups that fit into blocks. What is costly about a record happens here, on the thread of whoever
+/// asks.
+fn grouped(records: &[IssuanceRecord]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for record in records {
+        match groups.last_mut() {
+            Some(last) if last.has_room() => last.add(record.time, |into| record.encode(into)),
+            _ => {
+                let mut group = Group::with_room(records.len());
+                group.add(record.time, |into| record.encode(into));
+                groups.push(group);
+            }
+        }
+    }
+    groups
+}
+
+impl Drop for LocalLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for LocalLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalLog").field("opened", &self.opened).finish_non_exhaustive()
+    }
+}
