@@ -9,6 +9,7 @@ mod files;
 mod kms;
 mod mint;
 mod paired;
+mod pipeline;
 mod signer;
 
 use std::fs;
@@ -36,6 +37,10 @@ const ROWS: &[Measurement] = &[
     ("mint/verified-key/p256", mint::verified_key),
     ("mint/csr/p256", mint::csr),
     ("mint/jwt/es256", mint::jwt),
+    ("pipeline/verified-key/p256/log-on", pipeline::verified_key),
+    ("pipeline/csr/p256/log-on", pipeline::csr),
+    ("pipeline/jwt/es256/log-on", pipeline::jwt),
+    ("pipeline/log-on-against-off", pipeline::log_on_against_off),
     ("signer/softhsm/p256/k1", || signer::softhsm(EcP256, 1, Off)),
     ("signer/softhsm/p256/k2", || signer::softhsm(EcP256, 2, Off)),
     ("signer/softhsm/p256/k4", || signer::softhsm(EcP256, 4, Off)),

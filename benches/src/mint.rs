@@ -5,21 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
     UnparsedPublicKey,
 };
-use ca_core::authority::{self, AuthoritySettings, CaSubject, KeyCreation};
+use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::der;
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::issuer::Lifetimes;
 use ca_core::issuing::IssuingMode;
-use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
-use ca_core::log::{Caller, IssuanceLog, IssuanceRecord, LogError};
+use ca_core::key::{KeyStore, KeyType, Priority, RsaScheme, Urgency};
+use ca_core::log::{Appending, Caller, IssuanceLog, IssuanceRecord};
 use ca_core::mint::Mint;
 use ca_core::policy;
 use ca_core::serial::RandomSerials;
@@ -31,9 +30,9 @@ use rcgen::{CertificateParams, KeyPair, SanType};
 
 use crate::paired::{Row, thread_cost};
 
-const TRUST_DOMAIN: &str = "bench.test";
-const ID: &str = "spiffe://bench.test/ns/payments/sa/api";
-const CALLER: Caller = Caller::Local { uid: 0, pid: None };
+pub(crate) const TRUST_DOMAIN: &str = "bench.test";
+pub(crate) const ID: &str = "spiffe://bench.test/ns/payments/sa/api";
+pub(crate) const CALLER: Caller = Caller::Local { uid: 0, pid: None };
 
 /// Policy, template, checks, serial number, signature and record, for a key whose possession was proved.
 pub(crate) fn verified_key() -> anyhow::Result<Row> {
@@ -99,27 +98,8 @@ impl Bench {
         let trust_domain = TrustDomain::parse(TRUST_DOMAIN)?;
         let now = SystemClock.now();
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let settings = AuthoritySettings {
-            trust_domain: trust_domain.clone(),
-            ca_key_type: KeyType::EcP256,
-            jwt_key_type: KeyType::EcP256,
-            key_creation: KeyCreation::Auto,
-            rsa_scheme: RsaScheme::Pkcs1,
-            ca_ttl: Duration::from_secs(86_400),
-            ca_subject: CaSubject::default(),
-            lifetimes: Lifetimes::default(),
-            tokens: TokenSettings::default(),
-            refresh_hint: Duration::from_secs(300),
-        };
-        let authorities = runtime.block_on(async {
-            let directory = tempfile::tempdir()?;
-            let store = Embedded::open(directory.path())?;
-            let keys = SoftwareStore::in_memory(trust_domain.name());
-            let serials = RandomSerials::new();
-            anyhow::Ok(
-                authority::establish(&settings, &store, &keys, &serials, now, urgency()).await?,
-            )
-        })?;
+        let keys = SoftwareStore::in_memory(trust_domain.name());
+        let authorities = runtime.block_on(authorities(&keys, now))?;
         let mint = Mint::new(
             authorities,
             IssuingMode::Direct,
@@ -167,24 +147,46 @@ impl Bench {
     }
 }
 
-/// Takes every record and keeps none: the log's own cost is a row of its own, once there is a log.
-struct Forgetful;
+/// Authorities of P-256 whose keys are in a store.
+pub(crate) async fn authorities(
+    keys: &dyn KeyStore,
+    now: Timestamp,
+) -> anyhow::Result<Authorities> {
+    let settings = AuthoritySettings {
+        trust_domain: TrustDomain::parse(TRUST_DOMAIN)?,
+        ca_key_type: KeyType::EcP256,
+        jwt_key_type: KeyType::EcP256,
+        key_creation: KeyCreation::Auto,
+        rsa_scheme: RsaScheme::Pkcs1,
+        ca_ttl: Duration::from_secs(86_400),
+        ca_subject: CaSubject::default(),
+        lifetimes: Lifetimes::default(),
+        tokens: TokenSettings::default(),
+        refresh_hint: Duration::from_secs(300),
+    };
+    let directory = tempfile::tempdir()?;
+    let store = Embedded::open(directory.path())?;
+    let serials = RandomSerials::new();
+    Ok(authority::establish(&settings, &store, keys, &serials, now, urgency()).await?)
+}
 
-#[async_trait]
+/// Takes every record and keeps none: the log's own cost is a row of its own, once there is a log.
+pub(crate) struct Forgetful;
+
 impl IssuanceLog for Forgetful {
-    async fn append(&self, record: IssuanceRecord) -> Result<(), LogError> {
-        black_box(record);
-        Ok(())
+    fn append(&self, records: &[IssuanceRecord]) -> Appending {
+        black_box(records);
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
 /// How many bytes of a certificate or CSR its signature is over: the first part of the SEQUENCE.
-fn signed_part(der: &[u8]) -> anyhow::Result<usize> {
+pub(crate) fn signed_part(der: &[u8]) -> anyhow::Result<usize> {
     let mut parts = der::Reader::new(der).enter(der::tag::SEQUENCE, "signed document")?;
     Ok(parts.any("signed part")?.whole.len())
 }
 
-fn csr_der() -> anyhow::Result<Vec<u8>> {
+pub(crate) fn csr_der() -> anyhow::Result<Vec<u8>> {
     let key = KeyPair::generate()?;
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = rcgen::DistinguishedName::new();
@@ -192,6 +194,6 @@ fn csr_der() -> anyhow::Result<Vec<u8>> {
     Ok(parameters.serialize_request(&key)?.der().to_vec())
 }
 
-fn urgency() -> Urgency {
+pub(crate) fn urgency() -> Urgency {
     Urgency::within(Priority::New, Duration::from_secs(10), Instant::now())
 }

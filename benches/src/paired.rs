@@ -63,6 +63,45 @@ pub(crate) fn thread_cost(
     row(name, limit, "us/op", Better::Lower, &pairs)
 }
 
+/// Compares the cost of two operations in microseconds of CPU time of all threads of this process, those of
+/// the runtime and of the log included. Each closure does so many operations, on all cores.
+pub(crate) fn process_cost(
+    name: &str,
+    limit: &str,
+    mut measured: impl FnMut(u64),
+    mut raw: impl FnMut(u64),
+) -> Row {
+    let (ours, theirs) = (filling(&mut measured), filling(&mut raw));
+    let cost = |operation: &mut dyn FnMut(u64), count: u64| {
+        let start = process_time();
+        operation(count);
+        (process_time() - start) / count as f64
+    };
+    let pairs = rounds(|| cost(&mut measured, ours), || cost(&mut raw, theirs));
+    row(name, limit, "us/op", Better::Lower, &pairs)
+}
+
+/// How many operations on all cores fill some slices.
+fn filling(operation: &mut impl FnMut(u64)) -> u64 {
+    let slice = SLICE * 8;
+    let mut count = 64;
+    loop {
+        let start = Instant::now();
+        operation(count);
+        let took = start.elapsed();
+        if took >= slice / 4 {
+            return (count as f64 * slice.as_secs_f64() / took.as_secs_f64()) as u64;
+        }
+        count *= 2;
+    }
+}
+
+/// CPU time of this process in microseconds.
+fn process_time() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+}
+
 /// Compares two rates in operations per second of wall time. Each closure runs for about the given time
 /// and answers how many operations it did.
 pub(crate) fn wall_rate(
