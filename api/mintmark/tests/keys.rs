@@ -293,7 +293,7 @@ fn keys_are_retired_and_destroyed_beside_a_server_by_the_same_rules() {
         .iter()
         .map(|key| key["state"].as_str().unwrap())
         .collect();
-    assert_eq!(states, ["old", "active", "old", "active"]);
+    assert_eq!(states, ["old", "active", "log", "old", "active"]);
     assert_eq!(destroyed(&site.json(late, &["destroy", "--yes"])), first);
     server.stop();
 }
