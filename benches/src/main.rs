@@ -41,6 +41,10 @@ const ROWS: &[Measurement] = &[
     ("pipeline/csr/p256/log-on", pipeline::csr),
     ("pipeline/jwt/es256/log-on", pipeline::jwt),
     ("pipeline/log-on-against-off", pipeline::log_on_against_off),
+    ("direct/softhsm/p256", pipeline::direct_softhsm),
+    ("direct/proxy-2ms-30-slots/p256", pipeline::direct_proxy),
+    ("direct/proxy-2ms-30-slots/p256/500-in-one-request", pipeline::direct_proxy_one_request),
+    ("direct/proxy-2ms-30-slots/p256/p99-after-the-queue", pipeline::direct_proxy_p99),
     ("signer/softhsm/p256/k1", || signer::softhsm(EcP256, 1, Off)),
     ("signer/softhsm/p256/k2", || signer::softhsm(EcP256, 2, Off)),
     ("signer/softhsm/p256/k4", || signer::softhsm(EcP256, 4, Off)),
@@ -80,6 +84,7 @@ fn main() -> anyhow::Result<()> {
     fs::write(&path, serde_json::to_vec_pretty(&rows)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     println!("\nwritten to {}", path.display());
+    pipeline::remove_logs();
     pkcs11_proxy::testing::after_main();
     Ok(())
 }

@@ -2,8 +2,9 @@
 //! threads. CPU time of all threads of the process, so that nothing is hidden on another one.
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,12 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
     UnparsedPublicKey,
 };
-use ca_core::authority::CaSubject;
+use ca_core::authority::{Authorities, CaSubject};
 use ca_core::clock::{Clock, SystemClock};
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::issuing::{DelegationSettings, IssuingMode, LongTtl};
-use ca_core::key::KeyStore as _;
-use ca_core::key::{KeyName, KeyType};
+use ca_core::key::{KeyName, KeyStore, KeyType};
 use ca_core::log::local::{LocalLog, LogSettings, RealDisk};
 use ca_core::log::{Durability, IssuanceLog, WriterId};
 use ca_core::mint::Mint;
@@ -28,13 +28,16 @@ use ca_core::pipeline::metrics::PipelineMetrics;
 use ca_core::pipeline::{Minted, Order, Pipeline, Wish};
 use ca_core::policy;
 use ca_core::serial::RandomSerials;
-use keymanager::SoftwareStore;
+use keymanager::{SoftwareStore, Verification};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::mint::{
     CALLER, Forgetful, ID, TRUST_DOMAIN, authorities, csr_der, signed_part, urgency,
 };
-use crate::paired::{Row, process_cost};
+use crate::paired::{Row, medians, process_cost, wall_rate};
+use crate::signer::token::{Device, Setup};
+use crate::signer::{Proxied, SLOTS, percentile};
 
 /// Wishes of one call.
 const BATCH: usize = 64;
@@ -97,6 +100,79 @@ pub(crate) fn log_on_against_off() -> anyhow::Result<Row> {
     ))
 }
 
+/// The authority's own key in SoftHSM signs every leaf, on two sessions.
+pub(crate) fn direct_softhsm() -> anyhow::Result<Row> {
+    let setup = Setup {
+        device: Device::SoftHsm,
+        key_type: KeyType::EcP256,
+        sessions: 2,
+        verification: Verification::Off,
+        runtime_threads: 1,
+    };
+    let opened = setup.open()?;
+    let mut bare = opened.bare(2)?;
+    let bench = Bench::direct(opened.store(), direct_runtime()?)?;
+    Ok(wall_rate(
+        "direct/softhsm/p256",
+        "bare C_Sign loop, 2 threads",
+        |slice| bench.run_for(CALLERS, slice),
+        |slice| bare.sign_for(slice),
+    ))
+}
+
+/// The same on a device as hardware is, each signature verified as by default.
+pub(crate) fn direct_proxy() -> anyhow::Result<Row> {
+    let mut proxied = Proxied::open(Verification::Always)?;
+    let bench = Bench::direct(proxied.opened.store(), direct_runtime()?)?;
+    Ok(wall_rate(
+        "direct/proxy-2ms-30-slots/p256",
+        "bare C_Sign loop, 30 threads",
+        |slice| bench.run_for(CALLERS, slice),
+        |slice| proxied.bare.sign_for(slice),
+    ))
+}
+
+/// How long one request for 500 takes there. A signer that asks for one signature after another needs a second.
+pub(crate) fn direct_proxy_one_request() -> anyhow::Result<Row> {
+    const KEYS: usize = 500;
+    let mut proxied = Proxied::open(Verification::Always)?;
+    let bench = Bench::direct(proxied.opened.store(), direct_runtime()?)?;
+    Ok(medians(
+        "direct/proxy-2ms-30-slots/p256/500-in-one-request",
+        "500 signatures of a bare C_Sign loop, 30 threads",
+        || {
+            let start = Instant::now();
+            bench.runtime.block_on(bench.batch(KEYS));
+            start.elapsed()
+        },
+        || {
+            let start = Instant::now();
+            proxied.bare.sign(KEYS as u64);
+            start.elapsed()
+        },
+    ))
+}
+
+/// The slowest in a hundred there, from leaving the queue to the answer: as many callers as are let through at
+/// once, so that nobody waits for a turn.
+pub(crate) fn direct_proxy_p99() -> anyhow::Result<Row> {
+    let mut proxied = Proxied::open(Verification::Always)?;
+    let bench = Bench::direct(proxied.opened.store(), direct_runtime()?)?;
+    let slice = Duration::from_millis(500);
+    Ok(medians(
+        "direct/proxy-2ms-30-slots/p256/p99-after-the-queue",
+        "bare C_Sign loop, 30 threads, p99",
+        || percentile(bench.times(SLOTS + SLOTS / 8 + 1, slice), 99),
+        || percentile(proxied.bare.times(slice), 99),
+    ))
+}
+
+/// The server's kind of runtime, on the cores that the device's threads leave.
+fn direct_runtime() -> anyhow::Result<Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    Ok(runtime.worker_threads(1).enable_time().build()?)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Log {
     On,
@@ -109,12 +185,11 @@ struct Bench {
     trust_domain: TrustDomain,
     csr: bytes::Bytes,
     verified: VerifiedCsr,
-    _directory: tempfile::TempDir,
 }
 
 impl Bench {
+    /// Leaves are signed by an issuing key of this process, as by default.
     fn new(log: Log) -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir_in(".")?;
         let now = SystemClock.now();
         let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
         let keys = SoftwareStore::in_memory(TRUST_DOMAIN);
@@ -125,17 +200,8 @@ impl Bench {
             subject: CaSubject::default(),
             long_ttl: LongTtl::Authority,
         };
-        let log: Arc<dyn IssuanceLog> = match log {
-            Log::Off => Arc::new(Forgetful),
-            Log::On => {
-                let directory = directory.path().to_owned();
-                let settings = LogSettings { directory, durability: Durability::Durable };
-                let writer = WriterId::new(1).context("one is a number")?;
-                Arc::new(LocalLog::open(&settings, Arc::new(RealDisk), writer, &[], now)?)
-            }
-        };
         let mode = IssuingMode::Delegated(delegation);
-        let mint = Arc::new(Mint::new(authorities, mode, Box::new(RandomSerials::new()), log));
+        let mint = mint(authorities, mode, log)?;
         runtime.block_on(async {
             let delegation = mint.delegation().context("it is delegated")?;
             let name = KeyName::parse(&format!("mintmark/{TRUST_DOMAIN}/issuing/1"))?;
@@ -143,6 +209,16 @@ impl Bench {
             mint.delegate(delegation, key, now, urgency()).await?;
             anyhow::Ok(())
         })?;
+        Self::over(mint, runtime)
+    }
+
+    /// Leaves are signed by the authority's own key, wherever that is.
+    fn direct(keys: &dyn KeyStore, runtime: Runtime) -> anyhow::Result<Self> {
+        let authorities = runtime.block_on(authorities(keys, SystemClock.now()))?;
+        Self::over(mint(authorities, IssuingMode::Direct, Log::On)?, runtime)
+    }
+
+    fn over(mint: Arc<Mint>, runtime: Runtime) -> anyhow::Result<Self> {
         let csr = csr_der()?;
         let verified = Csr::parse(&csr)?.verify()?;
         let bounds = Bounds { memory: 64 << 20, wait: Duration::from_secs(5), caller_percent: 100 };
@@ -151,7 +227,7 @@ impl Bench {
         runtime.spawn(Arc::clone(&pipeline).run());
         let trust_domain = TrustDomain::parse(TRUST_DOMAIN)?;
         let csr = csr.into();
-        Ok(Self { runtime, pipeline, trust_domain, csr, verified, _directory: directory })
+        Ok(Self { runtime, pipeline, trust_domain, csr, verified })
     }
 
     fn verified_wish(&self) -> Wish {
@@ -187,6 +263,45 @@ impl Bench {
         }
     }
 
+    /// Mints so many in one request.
+    async fn batch(&self, count: usize) {
+        let wishes = (0..count).map(|_| self.verified_wish()).collect();
+        for minted in self.pipeline.batch(wishes, &order()).await {
+            black_box(minted.expect("it minted before"));
+        }
+    }
+
+    /// Has batches minted for that long, and answers how many were.
+    fn run_for(&self, callers: usize, slice: Duration) -> u64 {
+        let (end, done) = (Instant::now() + slice, AtomicU64::new(0));
+        let caller = async || {
+            while Instant::now() < end {
+                self.batch(BATCH).await;
+                done.fetch_add(BATCH as u64, Ordering::Relaxed);
+            }
+        };
+        self.runtime.block_on(futures_util::future::join_all((0..callers).map(|_| caller())));
+        done.into_inner()
+    }
+
+    /// Has one after another minted for that long by each caller, and answers how long each took.
+    fn times(&self, callers: usize, slice: Duration) -> Vec<Duration> {
+        let end = Instant::now() + slice;
+        let caller = async || {
+            let (mut times, mut before) = (Vec::new(), Instant::now());
+            while before < end {
+                let minted = self.pipeline.one(self.verified_wish(), &order()).await;
+                black_box(minted.expect("it minted before"));
+                let now = Instant::now();
+                times.push(now - before);
+                before = now;
+            }
+            times
+        };
+        let callers = futures_util::future::join_all((0..callers).map(|_| caller()));
+        self.runtime.block_on(callers).concat()
+    }
+
     /// Has so many minted by callers that each send one batch after another.
     fn run(&self, count: u64, wish: fn(&Self) -> Wish) {
         let begun = AtomicU64::new(0);
@@ -201,6 +316,37 @@ impl Bench {
         let callers = (0..CALLERS).map(|_| caller());
         self.runtime.block_on(futures_util::future::join_all(callers));
     }
+}
+
+/// A mint with a log of its own.
+fn mint(authorities: Authorities, mode: IssuingMode, log: Log) -> anyhow::Result<Arc<Mint>> {
+    let log: Arc<dyn IssuanceLog> = match log {
+        Log::Off => Arc::new(Forgetful),
+        Log::On => {
+            let settings = LogSettings { directory: place()?, durability: Durability::Durable };
+            let writer = WriterId::new(1).context("one is a number")?;
+            let now = SystemClock.now();
+            Arc::new(LocalLog::open(&settings, Arc::new(RealDisk), writer, &[], now)?)
+        }
+    };
+    Ok(Arc::new(Mint::new(authorities, mode, Box::new(RandomSerials::new()), log)))
+}
+
+/// A folder for a log on this disk. None is removed before the [end](remove_logs): a file system that has just
+/// forgotten thousands of files makes new ones slower, and every row after the first would pay for that.
+fn place() -> anyhow::Result<PathBuf> {
+    let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = tempfile::tempdir_in(".")?;
+    let place = directory.path().join("log");
+    logs.push(directory);
+    Ok(place)
+}
+
+static LOGS: Mutex<Vec<TempDir>> = Mutex::new(Vec::new());
+
+/// Removes the logs that rows have written.
+pub(crate) fn remove_logs() {
+    LOGS.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
 fn order() -> Order {

@@ -2,7 +2,7 @@
 
 mod bare;
 mod calls;
-mod token;
+pub(crate) mod token;
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ pub(crate) fn softhsm_idle() -> anyhow::Result<Row> {
 
 /// A device as hardware is: 2 ms a signature, 30 at a time.
 pub(crate) fn proxy() -> anyhow::Result<Row> {
-    let proxied = Proxied::open()?;
+    let proxied = Proxied::open(Verification::Off)?;
     let Proxied { opened, mut bare, _device } = proxied;
     Ok(wall_rate(
         "signer/proxy-2ms-30-slots/p256",
@@ -99,7 +99,7 @@ pub(crate) fn proxy() -> anyhow::Result<Row> {
 
 /// The slowest in a hundred on that device, with twice as many callers as it has slots.
 pub(crate) fn proxy_p99() -> anyhow::Result<Row> {
-    let proxied = Proxied::open()?;
+    let proxied = Proxied::open(Verification::Off)?;
     let Proxied { opened, mut bare, _device } = proxied;
     let slice = Duration::from_millis(500);
     Ok(paired::medians(
@@ -113,7 +113,7 @@ pub(crate) fn proxy_p99() -> anyhow::Result<Row> {
 /// As [`proxy_p99()`], for the limit itself: twice as many callers as slots have to wait for a turn, whatever
 /// hands the turns out.
 pub(crate) fn proxy_p99_of_an_ideal_queue() -> anyhow::Result<Row> {
-    let proxied = Proxied::open()?;
+    let proxied = Proxied::open(Verification::Off)?;
     let Proxied { opened, mut bare, _device } = proxied;
     let mut alone = opened.bare(SLOTS)?;
     let slice = Duration::from_millis(500);
@@ -125,23 +125,23 @@ pub(crate) fn proxy_p99_of_an_ideal_queue() -> anyhow::Result<Row> {
     ))
 }
 
-const SLOTS: usize = 30;
+pub(crate) const SLOTS: usize = 30;
 
-struct Proxied {
-    opened: token::Opened,
-    bare: bare::Bare,
+pub(crate) struct Proxied {
+    pub(crate) opened: token::Opened,
+    pub(crate) bare: bare::Bare,
     /// Kept: without it the device is as fast as SoftHSM.
     _device: testing::Turn,
 }
 
 impl Proxied {
-    fn open() -> anyhow::Result<Self> {
+    pub(crate) fn open(verification: Verification) -> anyhow::Result<Self> {
         let device = testing::device();
         let setup = Setup {
             device: Device::Proxy,
             key_type: KeyType::EcP256,
             sessions: SLOTS,
-            verification: Verification::Off,
+            verification,
             runtime_threads: 1,
         };
         let opened = setup.open()?;
@@ -156,7 +156,7 @@ fn median(times: Vec<Duration>) -> Duration {
     percentile(times, 50)
 }
 
-fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
+pub(crate) fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
     times.sort_unstable();
     times.get(times.len() * percent / 100).copied().unwrap_or_default()
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -14,7 +13,7 @@ use crate::key::{
     Reach, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
 };
 use crate::lint::{self, Expectation, Violation};
-use crate::log::{Caller, Document, IssuanceRecord};
+use crate::log::{Caller, Issuance, Issued};
 use crate::name::{Name, NameError};
 use crate::policy::X509Grant;
 use crate::profile::Profile;
@@ -288,19 +287,19 @@ impl Issuer {
 impl Prepared {
     /// What the issuance log keeps of it.
     #[must_use]
-    pub fn record(&self, caller: Caller, now: Timestamp) -> IssuanceRecord {
-        IssuanceRecord {
-            document: Document::X509 {
+    pub fn record<'a>(&'a self, caller: &'a Caller, now: Timestamp) -> Issuance<'a> {
+        Issuance {
+            document: Issued::X509 {
                 profile: self.profile,
-                serial: self.serial,
-                key_digest: self.key_digest,
+                serial: &self.serial,
+                key_digest: &self.key_digest,
             },
-            digest: sha256(self.tbs.message()),
-            id: self.id.clone(),
+            digest: self.tbs.sha256(),
+            id: &self.id,
             not_before: self.not_before,
             not_after: self.not_after,
-            authority: Arc::clone(&self.issuer.authority),
-            issuing_key: self.issuer.issuing_key.clone(),
+            authority: &self.issuer.authority,
+            issuing_key: self.issuer.issuing_key.as_ref(),
             caller,
             time: now,
         }
@@ -370,8 +369,4 @@ pub async fn self_sign(
     let tbs = ToBeSigned::certificate(linted);
     let signature = key.sign_checked(tbs.clone(), urgency).await?;
     Ok(CaCertificate::from_der(&assemble(tbs.message(), &signature))?)
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

@@ -110,14 +110,14 @@ impl Delegation {
         present.as_ref().is_none_or(|issuer| wanted > issuer.certificate().not_after())
     }
 
-    /// Who issues a leaf of that life.
-    pub(crate) fn issuer(
+    /// Who issues a leaf of that life: `present`, this process's key, or the authority.
+    pub(crate) fn issuer<'a>(
         &self,
-        authority: &Arc<Issuer>,
+        present: &'a Arc<Issuer>,
+        authority: &'a Arc<Issuer>,
         ttl: Option<Duration>,
         now: Timestamp,
-    ) -> Result<Arc<Issuer>, IssueError> {
-        let Some(present) = self.present() else { return Ok(Arc::clone(authority)) };
+    ) -> Result<&'a Arc<Issuer>, IssueError> {
         let (first, last) = (present.certificate().not_before(), present.certificate().not_after());
         // Nothing outlives the authority, so that is not asked of the issuing key.
         let wanted = authority.wanted_end(ttl, now).min(authority.certificate().not_after());
@@ -134,7 +134,7 @@ impl Delegation {
             }),
             _ => {
                 self.long.fetch_add(1, Ordering::Relaxed);
-                Ok(Arc::clone(authority))
+                Ok(authority)
             }
         }
     }

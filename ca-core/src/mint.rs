@@ -99,33 +99,13 @@ impl Mint {
         now: Timestamp,
         urgency: Urgency,
     ) -> Result<X509Svid, MintError> {
-        self.release(self.prepare_x509(grant, now)?, caller, now, urgency).await
+        self.release(self.round(now).x509(grant)?, caller, now, urgency).await
     }
 
-    /// The certificate of a grant, checked and not signed. A CA certificate is the authority's own to sign.
-    pub(crate) fn prepare_x509(
-        &self,
-        grant: X509Grant,
-        now: Timestamp,
-    ) -> Result<Prepared, IssueError> {
-        let serial = self.serials.next()?;
-        let authority = &self.authorities.x509;
-        let issuer = match &self.delegation {
-            Some(delegation) if !grant.profile().is_ca() => {
-                delegation.issuer(authority, grant.ttl(), now)?
-            }
-            _ => Arc::clone(authority),
-        };
-        issuer.prepare(grant, serial, now)
-    }
-
-    /// The token of a grant, not signed.
-    pub(crate) fn prepare_jwt(
-        &self,
-        grant: JwtGrant,
-        now: Timestamp,
-    ) -> Result<PreparedToken, TokenError> {
-        self.authorities.jwt.prepare(grant, now)
+    /// What all that is prepared at one time shares.
+    pub(crate) fn round(&self, now: Timestamp) -> Round<'_> {
+        let issuing = self.delegation.as_ref().and_then(Delegation::present);
+        Round { mint: self, issuing, now }
     }
 
     /// Where its records go.
@@ -174,8 +154,8 @@ impl Mint {
         now: Timestamp,
         urgency: Urgency,
     ) -> Result<X509Svid, MintError> {
-        let record = prepared.record(caller, now);
-        let (signed, logged) = join(prepared.sign(urgency), self.log.append(&[record])).await;
+        let appending = self.log.append(&[prepared.record(&caller, now)]);
+        let (signed, logged) = join(prepared.sign(urgency), appending).await;
         logged?;
         signed.map_err(|error: SignError| IssueError::from(error).into())
     }
@@ -188,11 +168,49 @@ impl Mint {
         now: Timestamp,
         urgency: Urgency,
     ) -> Result<JwtSvid, MintError> {
-        let prepared = self.prepare_jwt(grant, now)?;
-        let record = prepared.record(caller, now);
-        let (signed, logged) = join(prepared.sign(urgency), self.log.append(&[record])).await;
+        let prepared = self.round(now).jwt(grant)?;
+        let appending = self.log.append(&[prepared.record(&caller, now)]);
+        let (signed, logged) = join(prepared.sign(urgency), appending).await;
         logged?;
         signed.map_err(|error: SignError| TokenError::from(error).into())
+    }
+}
+
+/// Preparing, at one time: who issues is looked up once for many.
+pub(crate) struct Round<'a> {
+    mint: &'a Mint,
+    /// The issuing key of this process, if it has one.
+    issuing: Option<Arc<Issuer>>,
+    now: Timestamp,
+}
+
+impl Round<'_> {
+    /// When it is.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The trust domain that is minted for.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        self.mint.trust_domain()
+    }
+
+    /// The certificate of a grant, checked and not signed. A CA certificate is the authority's own to sign.
+    pub(crate) fn x509(&self, grant: X509Grant) -> Result<Prepared, IssueError> {
+        let serial = self.mint.serials.next()?;
+        let authority = &self.mint.authorities.x509;
+        let issuer = match (&self.mint.delegation, &self.issuing) {
+            (Some(delegation), Some(issuing)) if !grant.profile().is_ca() => {
+                delegation.issuer(issuing, authority, grant.ttl(), self.now)?
+            }
+            _ => authority,
+        };
+        issuer.prepare(grant, serial, self.now)
+    }
+
+    /// The token of a grant, not signed.
+    pub(crate) fn jwt(&self, grant: JwtGrant) -> Result<PreparedToken, TokenError> {
+        self.mint.authorities.jwt.prepare(grant, self.now)
     }
 }
 

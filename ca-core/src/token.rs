@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,7 +14,7 @@ use crate::id::SpiffeId;
 use crate::key::{
     Reach, SignError, Signature, SignatureAlgorithm, SigningKey, ToBeSigned, Urgency,
 };
-use crate::log::{Caller, Document, IssuanceRecord};
+use crate::log::{Caller, Issuance, Issued};
 use crate::policy::JwtGrant;
 
 /// What the tokens of an authority say beside what was granted.
@@ -80,8 +79,8 @@ pub enum TokenError {
 pub(crate) struct SigningInput(String);
 
 impl SigningInput {
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0.into_bytes()
     }
 }
 
@@ -90,7 +89,7 @@ impl SigningInput {
 #[must_use]
 pub struct PreparedToken {
     issuer: Arc<TokenIssuer>,
-    input: SigningInput,
+    input: ToBeSigned,
     grant: JwtGrant,
     issued_at: Timestamp,
     expires_at: Timestamp,
@@ -188,7 +187,7 @@ impl TokenIssuer {
         URL_SAFE_NO_PAD.encode_string(claims, &mut input);
         Ok(PreparedToken {
             issuer: Arc::clone(self),
-            input: SigningInput(input),
+            input: ToBeSigned::token(SigningInput(input), self.algorithm),
             grant,
             issued_at: now,
             expires_at,
@@ -209,15 +208,14 @@ impl TokenIssuer {
 impl PreparedToken {
     /// What the issuance log keeps of it.
     #[must_use]
-    pub fn record(&self, caller: Caller, now: Timestamp) -> IssuanceRecord {
-        let hash = digest(&SHA256, self.input.as_bytes());
-        IssuanceRecord {
-            document: Document::Jwt { audience: self.grant.audience().to_vec() },
-            digest: hash.as_ref().try_into().expect("SHA-256 has 32 bytes"),
-            id: self.grant.id().clone(),
+    pub fn record<'a>(&'a self, caller: &'a Caller, now: Timestamp) -> Issuance<'a> {
+        Issuance {
+            document: Issued::Jwt { audience: self.grant.audience() },
+            digest: self.input.sha256(),
+            id: self.grant.id(),
             not_before: self.issued_at,
             not_after: self.expires_at,
-            authority: Arc::clone(&self.issuer.kid),
+            authority: &self.issuer.kid,
             issuing_key: None,
             caller,
             time: now,
@@ -226,8 +224,7 @@ impl PreparedToken {
 
     /// Has it signed by the key of the authority that prepared it.
     pub async fn sign(self, urgency: Urgency) -> Result<JwtSvid, SignError> {
-        let message = ToBeSigned::token(&self.input, self.issuer.algorithm);
-        let signature = self.issuer.key.sign_checked(message, urgency).await?;
+        let signature = self.issuer.key.sign_checked(self.input.clone(), urgency).await?;
         Ok(self.signed(&signature))
     }
 
@@ -239,15 +236,15 @@ impl PreparedToken {
 
     /// [`sign`](Self::sign) on this thread, by a key that [signs here](Self::is_signed_here).
     pub fn sign_here(self, urgency: Urgency) -> Result<JwtSvid, SignError> {
-        let message = ToBeSigned::token(&self.input, self.issuer.algorithm);
-        let signature = self.issuer.key.sign_here_checked(&message, urgency)?;
+        let signature = self.issuer.key.sign_here_checked(&self.input, urgency)?;
         Ok(self.signed(&signature))
     }
 
     fn signed(self, signature: &Signature) -> JwtSvid {
         let signature = signature.jws();
-        let mut token = self.input.0;
-        token.reserve_exact(1 + signature.len() * 4 / 3 + 4);
+        let input = std::str::from_utf8(self.input.message()).expect("base64url and dots");
+        let mut token = String::with_capacity(input.len() + 1 + signature.len() * 4 / 3 + 4);
+        token.push_str(input);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         JwtSvid {

@@ -23,7 +23,7 @@ use ca_core::key::{
     RsaScheme, SignError, Signature, SignatureAlgorithm, SigningKey, StoreDescription, ToBeSigned,
     Urgency,
 };
-use ca_core::log::{Appending, Caller, Document, IssuanceLog, IssuanceRecord, LogError};
+use ca_core::log::{Appending, Caller, Document, Issuance, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::{Mint, MintError};
 use ca_core::name::{Attribute, Name};
 use ca_core::policy::{self, Refusal};
@@ -79,12 +79,12 @@ struct Kept {
 }
 
 impl IssuanceLog for Kept {
-    fn append(&self, records: &[IssuanceRecord]) -> Appending {
+    fn append(&self, issued: &[Issuance<'_>]) -> Appending {
         if self.broken {
             let error = LogError::Unwritable("disk is gone".to_owned());
             return Box::pin(std::future::ready(Err(error)));
         }
-        self.records.lock().unwrap().extend_from_slice(records);
+        self.records.lock().unwrap().extend(issued.iter().map(Issuance::to_record));
         Box::pin(std::future::ready(Ok(())))
     }
 }

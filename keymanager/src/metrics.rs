@@ -4,6 +4,7 @@
 //! by the name of their section, keys by their key name.
 
 mod durations;
+mod tally;
 
 use std::time::Duration;
 
@@ -15,13 +16,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use durations::Durations;
+use tally::Tally;
 
 /// The figures of all key stores. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     waited: Family<StoreLabel, Durations>,
     signed: Family<KeyLabel, Durations>,
-    outcomes: Family<OutcomeLabel, Counter>,
+    outcomes: Family<OutcomeLabel, Tally>,
     errors: Family<ErrorLabel, Counter>,
     retries: Family<StoreLabel, Counter>,
     wrong: Family<KeyLabel, Counter>,
@@ -230,14 +232,14 @@ pub(crate) struct KeyMetrics {
     signed: Durations,
     wrong: Counter,
     retries: Counter,
-    done: Counter,
-    abandoned: Counter,
-    busy: Counter,
-    late: Counter,
-    unavailable: Counter,
-    refused: Counter,
-    wrong_twice: Counter,
-    malformed: Counter,
+    done: Tally,
+    abandoned: Tally,
+    busy: Tally,
+    late: Tally,
+    unavailable: Tally,
+    refused: Tally,
+    wrong_twice: Tally,
+    malformed: Tally,
 }
 
 impl KeyMetrics {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -128,6 +129,16 @@ impl Bare {
             count
         });
         counts.into_iter().sum()
+    }
+
+    /// Signs so often, on all sessions together.
+    pub(crate) fn sign(&mut self, count: u64) {
+        let begun = AtomicU64::new(0);
+        self.on_each(|round| {
+            while begun.fetch_add(1, Ordering::Relaxed) < count {
+                round();
+            }
+        });
     }
 
     /// As [`times`](Self::times), on one session, each signature asked for by another thread: the cheapest

@@ -19,28 +19,28 @@ const TRUST_DOMAIN: &str = "bench.test";
 
 /// Where the token is.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Device {
+pub(crate) enum Device {
     SoftHsm,
     /// SoftHSM behind the proxy.
     Proxy,
 }
 
 /// What is measured.
-pub(super) struct Setup {
-    pub(super) device: Device,
-    pub(super) key_type: KeyType,
-    pub(super) sessions: usize,
-    pub(super) verification: Verification,
+pub(crate) struct Setup {
+    pub(crate) device: Device,
+    pub(crate) key_type: KeyType,
+    pub(crate) sessions: usize,
+    pub(crate) verification: Verification,
     /// The threads that the callers share. Where there are as many sessions as cores, each further one only
     /// takes a core from a session's thread.
-    pub(super) runtime_threads: usize,
+    pub(crate) runtime_threads: usize,
 }
 
 /// A key and the runtime of its callers.
-pub(super) struct Opened {
-    pub(super) key: Arc<dyn SigningKey>,
+pub(crate) struct Opened {
+    pub(crate) key: Arc<dyn SigningKey>,
     /// Keeps the sessions.
-    _store: Pkcs11Store,
+    store: Pkcs11Store,
     runtime: Runtime,
     module: PathBuf,
     token: Token,
@@ -50,7 +50,7 @@ pub(super) struct Opened {
 
 impl Setup {
     /// A new token with a key.
-    pub(super) fn open(&self) -> anyhow::Result<Opened> {
+    pub(crate) fn open(&self) -> anyhow::Result<Opened> {
         let token = Token::fresh();
         let module = match self.device {
             Device::SoftHsm => token.module().to_owned(),
@@ -76,19 +76,24 @@ impl Setup {
             anyhow::Ok((store, key))
         })?;
         let key_type = self.key_type;
-        Ok(Opened { key, _store: store, runtime, module, token, name, key_type })
+        Ok(Opened { key, store, runtime, module, token, name, key_type })
     }
 }
 
 impl Opened {
+    /// The key store that holds the key.
+    pub(crate) fn store(&self) -> &Pkcs11Store {
+        &self.store
+    }
+
     /// The bare loop on the same key.
-    pub(super) fn bare(&self, sessions: usize) -> anyhow::Result<Bare> {
+    pub(crate) fn bare(&self, sessions: usize) -> anyhow::Result<Bare> {
         let (serial, label) = (self.token.serial(), self.name.as_str());
         Bare::open(&self.module, serial, label, self.key_type, sessions).context("the bare loop")
     }
 
     /// Signs for that long with so many callers, and answers how often.
-    pub(super) fn sign_for(&self, callers: usize, slice: Duration) -> u64 {
+    pub(crate) fn sign_for(&self, callers: usize, slice: Duration) -> u64 {
         let end = Instant::now() + slice;
         let counts = self.on_each(callers, |key| async move {
             let (message, mut count) = (message(&*key), 0);
@@ -102,7 +107,7 @@ impl Opened {
     }
 
     /// Signs for that long with so many callers, and answers how long each signature took.
-    pub(super) fn times(&self, callers: usize, slice: Duration) -> Vec<Duration> {
+    pub(crate) fn times(&self, callers: usize, slice: Duration) -> Vec<Duration> {
         let end = Instant::now() + slice;
         self.on_each(callers, |key| async move {
             let (message, mut times) = (message(&*key), Vec::new());

@@ -1,5 +1,6 @@
 //! What a key may be asked to sign.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 
 use super::SignatureAlgorithm;
@@ -43,6 +44,8 @@ pub struct ToBeSigned {
     purpose: Purpose,
     algorithm: SignatureAlgorithm,
     message: Bytes,
+    /// SHA-256 of the message: most keys sign it, and the issuance log keeps it. Computed once.
+    sha256: [u8; 32],
 }
 
 impl ToBeSigned {
@@ -50,36 +53,41 @@ impl ToBeSigned {
     pub(crate) fn certificate(linted: Linted) -> Self {
         let (is_ca, algorithm) = (linted.is_ca(), linted.algorithm());
         let purpose = if is_ca { Purpose::CaCertificate } else { Purpose::Certificate };
-        Self { purpose, algorithm, message: linted.into_tbs().into() }
+        Self::new(purpose, algorithm, linted.into_tbs())
     }
 
     /// A token, granted.
-    pub(crate) fn token(input: &SigningInput, algorithm: SignatureAlgorithm) -> Self {
-        let message = Bytes::copy_from_slice(input.as_bytes());
-        Self { purpose: Purpose::Token, algorithm, message }
+    pub(crate) fn token(input: SigningInput, algorithm: SignatureAlgorithm) -> Self {
+        Self::new(Purpose::Token, algorithm, input.into_bytes())
     }
 
     /// A request of our own.
     pub(crate) fn request(request: &Request, algorithm: SignatureAlgorithm) -> Self {
-        Self { purpose: Purpose::Request, algorithm, message: request.info().clone() }
+        Self::new(Purpose::Request, algorithm, request.info().clone())
     }
 
     /// The head of the issuance log's tree.
     pub(crate) fn tree_head(body: &CheckpointBody, algorithm: SignatureAlgorithm) -> Self {
-        Self { purpose: Purpose::TreeHead, algorithm, message: body.text().into() }
+        Self::new(Purpose::TreeHead, algorithm, body.text())
     }
 
     /// [`PROBE_PREFIX`] and `nonce`: shows that a key signs, at start and as a health check.
     #[must_use]
     pub fn probe(nonce: [u8; 32], algorithm: SignatureAlgorithm) -> Self {
-        let message = [PROBE_PREFIX, &nonce].concat().into();
-        Self { purpose: Purpose::Probe, algorithm, message }
+        Self::new(Purpose::Probe, algorithm, [PROBE_PREFIX, &nonce].concat())
     }
 
     /// Bytes of any length, for the suite that every key must pass.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn of_any_bytes(message: Vec<u8>, algorithm: SignatureAlgorithm) -> Self {
-        Self { purpose: Purpose::Probe, algorithm, message: message.into() }
+        Self::new(Purpose::Probe, algorithm, message)
+    }
+
+    fn new(purpose: Purpose, algorithm: SignatureAlgorithm, message: impl Into<Bytes>) -> Self {
+        let message = message.into();
+        let hash = digest(&SHA256, &message);
+        let sha256 = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
+        Self { purpose, algorithm, message, sha256 }
     }
 
     /// Why it is to be signed.
@@ -98,5 +106,11 @@ impl ToBeSigned {
     #[must_use]
     pub fn message(&self) -> &[u8] {
         &self.message
+    }
+
+    /// SHA-256 of the bytes to sign.
+    #[must_use]
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::tree::{Hash, Head};
-use super::{Caller, Document, Durability, IssuanceRecord, WriterId};
+use super::{Caller, Document, Durability, Issuance, IssuanceRecord, Issued, WriterId};
 use crate::clock::Timestamp;
 use crate::id::SpiffeId;
 use crate::profile::Profile;
@@ -76,7 +76,7 @@ impl Entry {
     pub fn encode(&self, into: &mut Vec<u8>) {
         match self {
             Self::Opening(opening) => opening.encode(into),
-            Self::Issuance(record) => record.encode(into),
+            Self::Issuance(record) => record.as_issuance().encode(into),
         }
     }
 
@@ -129,31 +129,33 @@ impl Opening {
 const X509: u8 = 1;
 const JWT: u8 = 2;
 
-impl IssuanceRecord {
+impl Issuance<'_> {
     pub(super) fn encode(&self, into: &mut Vec<u8>) {
         into.extend([FORMAT, ISSUANCE]);
         put_time(into, self.time);
         put_time(into, self.not_before);
         put_time(into, self.not_after);
-        into.extend(self.digest);
-        put_text(into, &self.authority);
-        put_text(into, self.issuing_key.as_deref().unwrap_or_default());
+        into.extend_from_slice(self.digest);
+        put_text(into, self.authority);
+        put_text(into, self.issuing_key.map_or("", |key| key));
         self.caller.encode(into);
         put_text(into, self.id.as_str());
-        match &self.document {
-            Document::X509 { profile, serial, key_digest } => {
-                into.extend([X509, profile_tag(*profile)]);
-                into.extend(serial.bytes());
-                into.extend(key_digest);
+        match self.document {
+            Issued::X509 { profile, serial, key_digest } => {
+                into.extend([X509, profile_tag(profile)]);
+                into.extend_from_slice(serial.bytes());
+                into.extend_from_slice(key_digest);
             }
-            Document::Jwt { audience } => {
+            Issued::Jwt { audience } => {
                 into.push(JWT);
                 put_length(into, audience.len());
                 audience.iter().for_each(|value| put_text(into, value));
             }
         }
     }
+}
 
+impl IssuanceRecord {
     fn decode(fields: &mut Fields<'_>) -> Result<Self, EntryError> {
         let time = fields.time("time")?;
         let not_before = fields.time("first second")?;
@@ -249,7 +251,7 @@ fn put_time(into: &mut Vec<u8>, time: Timestamp) {
 /// where they are made.
 fn put_text(into: &mut Vec<u8>, text: &str) {
     put_length(into, text.len());
-    into.extend(text.as_bytes());
+    into.extend_from_slice(text.as_bytes());
 }
 
 fn put_length(into: &mut Vec<u8>, length: usize) {

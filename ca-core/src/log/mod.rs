@@ -96,6 +96,95 @@ pub struct IssuanceRecord {
     pub time: Timestamp,
 }
 
+/// One SVID that is about to be signed, as it is handed to the log: borrows what [`IssuanceRecord`] owns, since
+/// cloning shared parts for each of many makes the processor's cores wait for each other.
+#[derive(Debug, Clone)]
+pub struct Issuance<'a> {
+    /// What kind of document, and what names it.
+    pub document: Issued<'a>,
+    /// As in [`IssuanceRecord::digest`].
+    pub digest: &'a [u8; 32],
+    /// As in [`IssuanceRecord::id`].
+    pub id: &'a SpiffeId,
+    /// As in [`IssuanceRecord::not_before`].
+    pub not_before: Timestamp,
+    /// As in [`IssuanceRecord::not_after`].
+    pub not_after: Timestamp,
+    /// As in [`IssuanceRecord::authority`].
+    pub authority: &'a Arc<str>,
+    /// As in [`IssuanceRecord::issuing_key`].
+    pub issuing_key: Option<&'a Arc<str>>,
+    /// As in [`IssuanceRecord::caller`].
+    pub caller: &'a Caller,
+    /// As in [`IssuanceRecord::time`].
+    pub time: Timestamp,
+}
+
+/// The document of an [`Issuance`]; as [`Document`].
+#[derive(Debug, Clone)]
+pub enum Issued<'a> {
+    /// As [`Document::X509`].
+    X509 {
+        /// Which kind of certificate.
+        profile: Profile,
+        /// Its serial number.
+        serial: &'a Serial,
+        /// SHA-256 of the DER of its key.
+        key_digest: &'a [u8; 32],
+    },
+    /// As [`Document::Jwt`].
+    Jwt {
+        /// Its `aud`.
+        audience: &'a [String],
+    },
+}
+
+impl Issuance<'_> {
+    /// The record that the log will hold of it.
+    #[must_use]
+    pub fn to_record(&self) -> IssuanceRecord {
+        IssuanceRecord {
+            document: match self.document {
+                Issued::X509 { profile, serial, key_digest } => {
+                    Document::X509 { profile, serial: *serial, key_digest: *key_digest }
+                }
+                Issued::Jwt { audience } => Document::Jwt { audience: audience.to_vec() },
+            },
+            digest: *self.digest,
+            id: self.id.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+            authority: Arc::clone(self.authority),
+            issuing_key: self.issuing_key.cloned(),
+            caller: self.caller.clone(),
+            time: self.time,
+        }
+    }
+}
+
+impl IssuanceRecord {
+    /// What [`Issuance::to_record`] makes a record of.
+    #[must_use]
+    pub fn as_issuance(&self) -> Issuance<'_> {
+        Issuance {
+            document: match &self.document {
+                Document::X509 { profile, serial, key_digest } => {
+                    Issued::X509 { profile: *profile, serial, key_digest }
+                }
+                Document::Jwt { audience } => Issued::Jwt { audience },
+            },
+            digest: &self.digest,
+            id: &self.id,
+            not_before: self.not_before,
+            not_after: self.not_after,
+            authority: &self.authority,
+            issuing_key: self.issuing_key.as_ref(),
+            caller: &self.caller,
+            time: self.time,
+        }
+    }
+}
+
 /// Names the blocks of one run of one signer: 24 bits, from 1, taken from the state store and never again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WriterId(u32);
@@ -167,7 +256,7 @@ pub enum LogError {
 pub trait IssuanceLog: Send + Sync {
     /// Takes records, all of them or none. They are on their way when this returns, so that signing goes on
     /// beside it; what they are about waits for the answer.
-    fn append(&self, records: &[IssuanceRecord]) -> Appending;
+    fn append(&self, issued: &[Issuance<'_>]) -> Appending;
 }
 
 /// The answer of an [`IssuanceLog`], to be waited for. Dropping it takes nothing back.

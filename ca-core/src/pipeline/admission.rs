@@ -272,6 +272,12 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         self.lock().lanes[class as usize].items
     }
 
+    /// How many pieces of work wait in all classes.
+    #[must_use]
+    pub fn waiting_in_all(&self) -> usize {
+        self.lock().lanes.iter().map(|lane| lane.items).sum()
+    }
+
     /// How long the next of a class would wait.
     #[must_use]
     pub fn expected_wait(&self, class: Class) -> Duration {

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::{Either, join, join_all, select};
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use rayon::prelude::IndexedParallelIterator;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
@@ -17,8 +15,8 @@ use super::stage::{Logged, Prepared, Signed};
 use super::{Minted, Pipeline, Wish};
 use crate::clock::Timestamp;
 use crate::key::Urgency;
-use crate::log::{Appending, Caller, LogError};
-use crate::mint::{Mint, MintError};
+use crate::log::{Appending, Caller, Issuance, LogError};
+use crate::mint::{Mint, MintError, Round};
 
 /// Wishes of one caller, and where their answers go.
 pub(super) struct Chunk {
@@ -71,10 +69,6 @@ enum Step {
     Signed(Signed),
 }
 
-/// What a thread does at least before another takes a part of its work.
-const AT_LEAST_CSRS: usize = 4;
-const AT_LEAST_SIGNATURES: usize = 16;
-
 impl Batch {
     /// A batch; a signature of it takes so long on our own threads.
     pub(super) fn new(
@@ -113,54 +107,47 @@ impl Batch {
 
     /// All that is done by a processor: prepare, hand over to the log, sign what is signed here.
     fn begin(self, mint: &Mint) -> Begun {
-        let now = self.now;
-        let prepared = self.entries.into_par_iter().filter(|entry| !entry.work.is_gone());
-        let mut chunks: Vec<Steps> =
-            prepared.map(|entry| Steps::prepare(entry, mint, now)).collect();
-        let records: Vec<_> = chunks.iter().flat_map(|chunk| chunk.records(now)).collect();
+        let round = mint.round(self.now);
+        let wanted = self.entries.into_iter().filter(|entry| !entry.work.is_gone());
+        let mut chunks: Vec<Steps> = wanted.map(|entry| Steps::prepare(entry, &round)).collect();
+        let records: Vec<_> = chunks.iter().flat_map(|chunk| chunk.records(round.now())).collect();
         let appending = mint.log().append(&records);
-        chunks = chunks.into_par_iter().map(Steps::sign_here).collect();
+        chunks.iter_mut().for_each(Steps::sign_here);
         Begun { appending, chunks }
     }
 }
 
 impl Steps {
-    fn prepare(entry: Entry<Caller, Chunk>, mint: &Mint, now: Timestamp) -> Self {
+    fn prepare(entry: Entry<Caller, Chunk>, round: &Round<'_>) -> Self {
         let Chunk { wishes, caller, answer, .. } = entry.work;
-        let prepare = |wish: Wish| match wish.prepare(mint, now) {
+        let prepare = |wish: Wish| match wish.prepare(round) {
             Ok(prepared) => Step::Prepared(prepared),
             Err(error) => Step::Failed(error),
         };
-        let steps = if wishes.iter().any(|wish| wish.work() > 0) {
-            wishes.into_par_iter().with_min_len(AT_LEAST_CSRS).map(prepare).collect()
-        } else {
-            wishes.into_iter().map(prepare).collect()
-        };
+        let steps = wishes.into_iter().map(prepare).collect();
         let urgency = Urgency { priority: entry.class.priority(), deadline: entry.deadline };
         Self { class: entry.class, urgency, caller, answer, steps }
     }
 
-    fn records(&self, now: Timestamp) -> impl Iterator<Item = crate::log::IssuanceRecord> {
+    fn records(&self, now: Timestamp) -> impl Iterator<Item = Issuance<'_>> {
         self.steps.iter().filter_map(move |step| match step {
-            Step::Prepared(prepared) => Some(prepared.record(self.caller.clone(), now)),
+            Step::Prepared(prepared) => Some(prepared.record(&self.caller, now)),
             Step::Failed(_) | Step::Signed(_) => None,
         })
     }
 
-    fn sign_here(mut self) -> Self {
-        let urgency = self.urgency;
-        let sign = |step| match step {
-            Step::Prepared(prepared) if prepared.is_signed_here() => {
-                match prepared.sign_here(urgency) {
-                    Ok(signed) => Step::Signed(signed),
-                    Err(error) => Step::Failed(error),
+    fn sign_here(&mut self) {
+        for step in &mut self.steps {
+            if matches!(step, Step::Prepared(prepared) if prepared.is_signed_here()) {
+                let prepared = std::mem::replace(step, Step::Failed(MintError::BrokenOff));
+                if let Step::Prepared(prepared) = prepared {
+                    *step = match prepared.sign_here(self.urgency) {
+                        Ok(signed) => Step::Signed(signed),
+                        Err(error) => Step::Failed(error),
+                    };
                 }
             }
-            other => other,
-        };
-        let parallel = self.steps.into_par_iter().with_min_len(AT_LEAST_SIGNATURES);
-        self.steps = parallel.map(sign).collect();
-        self
+        }
     }
 
     /// Has signed what is not signed here; breaks off if the caller leaves.

@@ -15,8 +15,8 @@ use super::{Answer, Order, Pipeline, Signer, Signs, Wish};
 use crate::log::Caller;
 use crate::mint::MintError;
 
-/// The most that is signed as one batch in this process: its records share a flush, and its first answer waits
-/// for its last signature.
+/// The most that one thread signs as one batch: its records share a flush, and its first answer waits for its
+/// last signature.
 const MOST_AT_ONCE: usize = 256;
 
 pub(super) struct Lane {
@@ -97,7 +97,8 @@ impl Lane {
         let mut under_way: FuturesUnordered<UnderWay<'_>> = FuturesUnordered::new();
         let mut load = Load::default();
         loop {
-            let room = room(pipeline.signs(self.signer), load, pipeline.threads.count());
+            let signs = pipeline.signs(self.signer);
+            let room = room(signs, load, pipeline.threads.count());
             tokio::select! {
                 biased;
                 Some(done) = under_way.next(), if !under_way.is_empty() => load.less(done),
@@ -105,7 +106,7 @@ impl Lane {
                     if !open {
                         break;
                     }
-                    for batch in self.turn(pipeline, room) {
+                    for batch in self.turn(pipeline, signs, room) {
                         load.more(batch.load());
                         under_way.push(Box::pin(batch.mint(pipeline, &self.metrics)));
                     }
@@ -117,15 +118,23 @@ impl Lane {
     }
 
     /// Takes what is there, as batches to be minted.
-    fn turn(&self, pipeline: &Pipeline, room: usize) -> Vec<Batch> {
+    fn turn(&self, pipeline: &Pipeline, signs: Signs, room: usize) -> Vec<Batch> {
         let now = Instant::now();
+        let room = match signs {
+            // Every thread gets its part of what is there, and whole chunks rather than crumbs.
+            Signs::Here { .. } => {
+                let part = self.admission.waiting_in_all().div_ceil(pipeline.threads.count());
+                part.clamp(MOST_ITEMS, room)
+            }
+            Signs::Away { .. } => room,
+        };
         let Turn { due, late } = self.admission.take(room, now);
         late.into_iter().for_each(|entry| self.refuse(entry, Refused::Late));
         for entry in &due {
             self.metrics.waited(entry.class, now.saturating_duration_since(entry.work.came));
         }
         let wall = pipeline.now();
-        match pipeline.signs(self.signer) {
+        match signs {
             _ if due.is_empty() => Vec::new(),
             Signs::Here { work } => vec![Batch::new(due, wall, work)],
             Signs::Away { .. } => {

@@ -4,8 +4,8 @@ use crate::clock::Timestamp;
 use crate::csr::Csr;
 use crate::issuer::{self, IssueError, X509Svid};
 use crate::key::Urgency;
-use crate::log::{Appending, Caller, IssuanceRecord, LogError};
-use crate::mint::{Mint, MintError};
+use crate::log::{Appending, Caller, Issuance, LogError};
+use crate::mint::{MintError, Round};
 use crate::policy::{self, JwtGrant, X509Grant};
 use crate::token::{JwtSvid, PreparedToken, TokenError};
 
@@ -49,16 +49,16 @@ pub(super) struct Logged(());
 
 impl Wish {
     /// Verifies, decides and encodes.
-    pub(super) fn prepare(self, mint: &Mint, now: Timestamp) -> Result<Prepared, MintError> {
+    pub(super) fn prepare(self, round: &Round<'_>) -> Result<Prepared, MintError> {
         let grant = match self {
             Self::X509(grant) => grant,
             Self::Csr { der, ttl_seconds } => {
                 let csr = Csr::parse(&der)?.verify()?;
-                policy::mint_x509(mint.trust_domain(), &csr, ttl_seconds)?
+                policy::mint_x509(round.trust_domain(), &csr, ttl_seconds)?
             }
-            Self::Jwt(grant) => return Ok(Prepared::Jwt(mint.prepare_jwt(grant, now)?)),
+            Self::Jwt(grant) => return Ok(Prepared::Jwt(round.jwt(grant)?)),
         };
-        Ok(Prepared::X509(mint.prepare_x509(grant, now)?))
+        Ok(Prepared::X509(round.x509(grant)?))
     }
 
     /// Bytes that it holds.
@@ -82,7 +82,7 @@ impl Wish {
 
 impl Prepared {
     /// What the log keeps of it.
-    pub(super) fn record(&self, caller: Caller, now: Timestamp) -> IssuanceRecord {
+    pub(super) fn record<'a>(&'a self, caller: &'a Caller, now: Timestamp) -> Issuance<'a> {
         match self {
             Self::X509(prepared) => prepared.record(caller, now),
             Self::Jwt(prepared) => prepared.record(caller, now),

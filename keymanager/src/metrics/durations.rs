@@ -17,7 +17,7 @@ const FIRST: u64 = 16_000;
 /// Up to half a second: a soft token to an HSM in trouble.
 const BUCKETS: usize = 16;
 /// Enough that few signing threads share one.
-const SHARDS: usize = 16;
+pub(super) const SHARDS: usize = 16;
 
 /// Counts durations. Clones share the counts.
 #[derive(Debug, Clone, Default)]
@@ -63,7 +63,7 @@ fn bucket(nanoseconds: u64) -> usize {
 }
 
 /// The shard of this thread: threads take them in turn.
-fn this_thread() -> usize {
+pub(super) fn this_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static SHARD: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);

@@ -56,7 +56,7 @@ impl Pair {
         let bytes = message.message();
         let signature = match &self.private {
             Private::Ecdsa(pair) => {
-                let der = pair.sign(&self.random, bytes).map_err(|_| failed(name))?;
+                let der = ecdsa_sign(pair, &self.random, message).map_err(|_| failed(name))?;
                 Signature::from_x509(algorithm, der.as_ref())
             }
             Private::Ed25519(pair) => Signature::from_fixed(algorithm, pair.sign(bytes).as_ref()),
@@ -194,6 +194,29 @@ fn ml_dsa(
 ) -> Option<Private> {
     let pair = PqdsaKeyPair::from_pkcs8(algorithm, pkcs8).ok()?;
     Some(Private::MlDsa(Box::new(pair)))
+}
+
+/// Over SHA-256, the digest that the message has already is signed.
+#[cfg(not(feature = "ring"))]
+fn ecdsa_sign(
+    pair: &EcdsaKeyPair,
+    random: &SystemRandom,
+    message: &ToBeSigned,
+) -> Result<provider::signature::Signature, provider::error::Unspecified> {
+    use provider::digest::{Digest, SHA256};
+    if message.algorithm() == SignatureAlgorithm::EcdsaP256Sha256 {
+        return pair.sign_digest(&Digest::import_less_safe(message.sha256(), &SHA256)?);
+    }
+    pair.sign(random, message.message())
+}
+
+#[cfg(feature = "ring")]
+fn ecdsa_sign(
+    pair: &EcdsaKeyPair,
+    random: &SystemRandom,
+    message: &ToBeSigned,
+) -> Result<provider::signature::Signature, provider::error::Unspecified> {
+    pair.sign(random, message.message())
 }
 
 #[cfg(not(feature = "ring"))]

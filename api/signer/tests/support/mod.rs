@@ -13,7 +13,7 @@ use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::issuing::IssuingMode;
 use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
-use ca_core::log::{Appending, IssuanceLog, IssuanceRecord, LogError};
+use ca_core::log::{Appending, Issuance, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
 use ca_core::pipeline::Pipeline;
 use ca_core::pipeline::admission::Bounds;
@@ -187,7 +187,7 @@ pub(crate) struct Issued {
 }
 
 impl IssuanceLog for Issued {
-    fn append(&self, records: &[IssuanceRecord]) -> Appending {
+    fn append(&self, issued: &[Issuance<'_>]) -> Appending {
         if self.hanging.load(Ordering::Relaxed) {
             return Box::pin(std::future::pending());
         }
@@ -196,7 +196,7 @@ impl IssuanceLog for Issued {
             return Box::pin(std::future::ready(Err(error)));
         }
         let mut kept = self.records.lock().expect("no test panics while it writes");
-        kept.extend_from_slice(records);
+        kept.extend(issued.iter().map(Issuance::to_record));
         Box::pin(std::future::ready(Ok(())))
     }
 }

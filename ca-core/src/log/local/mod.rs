@@ -27,7 +27,7 @@ use super::block::{Group, Position};
 use super::entry::Opening;
 use super::records::Damage;
 use super::tree::Head;
-use super::{Appending, Durability, IssuanceLog, IssuanceRecord, LogError, WriterId};
+use super::{Appending, Durability, Issuance, IssuanceLog, LogError, WriterId};
 use crate::clock::Timestamp;
 use committer::{Committer, Failure, Queue, Submission};
 pub use disk::{Disk, LogFile, RealDisk};
@@ -173,9 +173,9 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
 }
 
 impl IssuanceLog for LocalLog {
-    fn append(&self, records: &[IssuanceRecord]) -> Appending {
+    fn append(&self, issued: &[Issuance<'_>]) -> Appending {
         let (tell, told) = oneshot::channel();
-        let submitted = self.queue.submit(Submission { groups: grouped(records), tell });
+        let submitted = self.queue.submit(Submission { groups: grouped(issued), tell });
         Box::pin(async move {
             submitted?;
             told.await.unwrap_or_else(|_| Err(LogError::Failed("its writer has ended".to_owned())))
@@ -185,7 +185,7 @@ impl IssuanceLog for LocalLog {
 
 /// Records as groups that fit into blocks. What is costly about a record happens here, on the thread of whoever
 /// asks.
-fn grouped(records: &[IssuanceRecord]) -> Vec<Group> {
+fn grouped(records: &[Issuance<'_>]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for record in records {
         match groups.last_mut() {

@@ -52,6 +52,12 @@ impl TileName {
         self
     }
 
+    /// Whether a tree of `size` leaves has a part of this tile only.
+    pub(super) fn is_partial_in(&self, size: u64) -> bool {
+        let there = Self::of(self.level, self.place.index, size);
+        there.is_some_and(|tile| tile.place.width < WIDTH as u16)
+    }
+
     /// The path of the folder of all partial tiles of this place.
     pub(super) fn partials(&self) -> String {
         format!("{}.p", self.filled())

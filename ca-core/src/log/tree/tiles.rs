@@ -98,7 +98,9 @@ impl Tiles {
         for (name, _) in self.full.drain(..) {
             // C2SP tlog-tiles, "Partial Tiles": they serve published checkpoints until the full tile is
             // there. One that cannot be removed costs its room, and nothing else.
-            let _ = fs::remove_dir_all(self.directory.join(name.partials()));
+            if name.is_partial_in(known) {
+                let _ = fs::remove_dir_all(self.directory.join(name.partials()));
+            }
         }
         Ok(())
     }
@@ -182,7 +184,7 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    /// Writes a tile under another name first, so that nobody reads half of it. Not durable yet.
+    /// Writes a tile. Nobody reads it before the size says that it is there, and it is not durable yet.
     fn write(&mut self, name: TileName, hashes: &[Hash]) -> Result<(), TileError> {
         let path = self.directory.join(name.to_string());
         let parent = path.parent().expect("below the directory");
@@ -192,10 +194,7 @@ impl Folder<'_> {
         }
         let mut bytes = Vec::with_capacity(hashes.len() * Hash::LENGTH);
         hashes.iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
-        let unfinished = path.with_extension("new");
-        fs::write(&unfinished, bytes)
-            .and_then(|()| fs::rename(&unfinished, &path))
-            .map_err(TileError::disk(&path, "written"))
+        fs::write(&path, bytes).map_err(TileError::disk(&path, "written"))
     }
 
     /// Makes all that was written durable, and then says so.
@@ -293,7 +292,6 @@ mod tests {
         flushed(directory.path(), &all[..300]);
         for (name, torn) in [
             ("tile/0/001", &b"torn"[..]),
-            ("tile/0/001.new", b"torn"),
             ("tile/0/002.p/88", b""),
             ("tile/1/000.p/2", &[7; 64]),
             ("tile/size.new", b"600"),
