@@ -172,6 +172,9 @@ fn read_bounded(path: &Path, longest: usize) -> Result<Option<String>, ReadError
         }
         Ok(_) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(ReadError::file(path, "it is no text"))
+        }
         Err(error) => Err(ReadError::disk(path)(error)),
     }
 }

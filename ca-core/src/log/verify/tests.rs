@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use proptest::prelude::*;
+
 use super::super::block::{self, Group, HEADER, Position};
 use super::super::testing::{FIRST_DAY, TestLog, record};
 use super::super::tree::checkpoint::tests::{TestKey, signed};
@@ -261,8 +263,10 @@ fn a_head_of_the_right_key_over_another_tree_is_found() {
 fn a_head_that_is_gone_or_no_head_is_found() {
     let log = TestLog::with_entries();
     let path = log.path().join(CHECKPOINT);
-    fs::write(&path, "nonsense").unwrap();
-    assert_eq!(findings(&log)[0].place, Place::File(path.clone()));
+    for nonsense in [&b"nonsense"[..], b"", &[0xff; 100], &[b'a'; 200_000]] {
+        fs::write(&path, nonsense).unwrap();
+        assert_eq!(findings(&log)[0].place, Place::File(path.clone()));
+    }
     fs::remove_file(&path).unwrap();
     assert_eq!(findings(&log)[0].place, Place::File(path));
 }
@@ -390,4 +394,41 @@ fn records_that_were_pruned_are_not_missed_and_their_hashes_are() {
     assert_eq!(report(&log, &[]).findings.listed, [], "what is left over is passed by");
     fs::write(log.path().join("records/pruned"), "201\n").unwrap();
     assert!(findings(&log)[0].what.contains("entries 201 to 400 are missing"));
+}
+
+/// The files whose content a signed head covers.
+fn covered(log: &TestLog) -> Vec<PathBuf> {
+    let size = log.head().size;
+    let tiles = (0..2).flat_map(|level| (0..).map_while(move |at| TileName::of(level, at, size)));
+    let mut files: Vec<_> = tiles.map(|name| log.path().join(name.to_string())).collect();
+    files.extend(log.segments().into_iter().map(|segment| segment.path));
+    files.push(log.path().join(CHECKPOINT));
+    files
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3))]
+
+    #[test]
+    fn a_change_anywhere_is_found(
+        changes in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..=255_u8), 40,
+        ),
+    ) {
+        let log = TestLog::with_entries();
+        let files = covered(&log);
+        prop_assert_eq!(files.len(), 4 + 1 + 6 + 1);
+        for (file, at, flip) in changes {
+            let path = file.get(&files);
+            let kept = fs::read(path).unwrap();
+            let at = at.index(kept.len());
+            edit(path, |content| match flip {
+                0 => content.truncate(at),
+                flip => content[at] ^= flip,
+            });
+            prop_assert!(!report(&log, &[]).findings.is_empty(), "{path:?} at {at}, {flip}");
+            fs::write(path, kept).unwrap();
+        }
+        prop_assert!(report(&log, &[]).findings.is_empty());
+    }
 }

@@ -82,6 +82,8 @@ struct Verifier {
     key: LogKey,
     /// Where the key is from, for people.
     from: String,
+    /// Whether the log's own directory is all that vouches for it.
+    is_own: bool,
     /// The newest head that the state store knows.
     recorded: Option<KnownHead>,
     /// What was not compared, and why.
@@ -115,12 +117,13 @@ impl Place {
             known.map_or((None, None), |known| (Some(known.key), known.newest));
         let recorded = newest
             .map(|checkpoint| KnownHead { checkpoint, from: "in the state store".to_owned() });
+        let is_own = self.key.is_none() && recorded_key.is_none();
         let (key, from) = match (&self.key, recorded_key) {
             (Some(key), _) => (key.clone(), "the command line".to_owned()),
             (None, Some(key)) => (key, "the state store".to_owned()),
             (None, None) => (self.own_key()?, format!("the log itself, {}", self.own_key_file())),
         };
-        Ok(Verifier { key, from, recorded, notes })
+        Ok(Verifier { key, from, is_own, recorded, notes })
     }
 
     fn own_key_file(&self) -> String {

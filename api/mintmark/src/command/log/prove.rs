@@ -1,6 +1,7 @@
 //! `mintmark log prove`
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -230,8 +231,15 @@ fn show(
         return screen.show(shown, rows);
     }
     match screen.form() {
-        Output::Table => screen.text(proof),
         Output::Json => screen.json(shown),
+        Output::Table => {
+            if verifier.is_own {
+                // The proof stands alone on standard output. Nobody misses the note.
+                let note = format!("note: the proof was checked with the key of {}", verifier.from);
+                let _ = writeln!(io::stderr(), "{note}");
+            }
+            screen.text(proof)
+        }
     }
 }
 
