@@ -9,7 +9,7 @@ use serde::Serialize;
 use thiserror::Error;
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::der::{self, Decode as _, Encode as _};
+use x509_cert::der::{self, Decode as _, Encode as _, Reader as _, SliceReader};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{
     AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages,
@@ -145,6 +145,19 @@ impl CertificateView {
 pub fn public_key(der: &[u8]) -> Result<Vec<u8>, CertificateError> {
     let certificate = Certificate::from_der(der)?;
     Ok(certificate.tbs_certificate().subject_public_key_info().to_der()?)
+}
+
+/// The `TBSCertificate` of a certificate: the bytes that were signed (RFC 5280 §4.1.1.1).
+pub fn signed_part(der: &[u8]) -> Result<&[u8], CertificateError> {
+    let _ = Certificate::from_der(der)?;
+    let mut reader = SliceReader::new(der)?;
+    let _ = der::Header::decode(&mut reader)?;
+    Ok(reader.tlv_bytes()?)
+}
+
+/// The serial number of a certificate, big-endian.
+pub fn serial_number(der: &[u8]) -> Result<Vec<u8>, CertificateError> {
+    Ok(Certificate::from_der(der)?.tbs_certificate().serial_number().as_bytes().to_vec())
 }
 
 fn instant(time: Time) -> Timestamp {

@@ -1,6 +1,7 @@
 //! Results on standard output: a table for people, JSON for programs.
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -47,12 +48,18 @@ impl<'a> Screen<'a> {
         self.text(&text)
     }
 
+    /// Prints a part of a long result; breaks when the reader has seen enough.
+    pub fn part(&mut self, text: &str) -> Result<ControlFlow<()>, Failure> {
+        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+            Err(error) => Err(Failure::failed(error)),
+            Ok(()) => Ok(ControlFlow::Continue(())),
+        }
+    }
+
     /// Prints a text as it is. A reader that has seen enough (`| head`) is no failure.
     pub fn text(&mut self, text: &str) -> Result<(), Failure> {
-        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
-            _ => Ok(()),
-        }
+        self.part(text).map(|_| ())
     }
 }
 

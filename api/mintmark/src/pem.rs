@@ -83,6 +83,17 @@ pub fn read(path: &Path, kind: Kind) -> Result<Vec<Vec<u8>>, FileError> {
     Ok(values)
 }
 
+/// Reads a text that was handed over, `wanted` for people.
+pub fn read_text(path: &Path, wanted: &'static str) -> Result<String, FileError> {
+    let malformed = |reason| FileError::Malformed { path: path.to_owned(), wanted, reason };
+    let bytes =
+        read_bounded(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(malformed(format!("it is longer than {LONGEST_FILE} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| malformed("it is no text".to_owned()))
+}
+
 /// The PEM text of a DER value, 64 characters a line.
 #[must_use]
 pub fn encode(kind: Kind, der: &[u8]) -> Zeroizing<String> {
@@ -147,7 +158,7 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
-    fn read_text(content: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    fn read_content(content: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
         read(file.path(), CERTIFICATE).map_err(|error| error.to_string())
@@ -159,7 +170,7 @@ mod tests {
             let der = vec![0xa5; length];
             let text = encode(CERTIFICATE, &der);
             assert!(text.lines().all(|line| line.len() <= 64));
-            assert_eq!(read_text(text.as_bytes()).unwrap(), [der]);
+            assert_eq!(read_content(text.as_bytes()).unwrap(), [der]);
         }
     }
 
@@ -175,7 +186,7 @@ mod tests {
             block("CERTIFICATE", &wide),
             block("CERTIFICATE", "QUJD"),
         );
-        let values = read_text(text.as_bytes()).unwrap();
+        let values = read_content(text.as_bytes()).unwrap();
         assert_eq!(values, [b"ABC".repeat(40), b"ABC".to_vec()]);
     }
 
@@ -189,10 +200,10 @@ mod tests {
             (b"-----BEGIN CERTIFICATE-----\nQ*JD\n-----END CERTIFICATE-----", "not base64"),
             (b"-----BEGIN CERTIFICATE-----\n-----END PRIVATE KEY-----", "ends as another"),
         ] {
-            let error = read_text(content).unwrap_err();
+            let error = read_content(content).unwrap_err();
             assert!(error.contains(reason), "{error}");
         }
-        assert!(read_text(&vec![b'x'; 2_000_000]).unwrap_err().contains("longer than"));
+        assert!(read_content(&vec![b'x'; 2_000_000]).unwrap_err().contains("longer than"));
         assert!(read(Path::new("/nowhere"), REQUEST).unwrap_err().to_string().contains("/nowhere"));
     }
 }

@@ -1,11 +1,20 @@
 //! What was issued, to whom, by which key: the record of each SVID, and the seam behind which it is kept.
 
 pub mod block;
+pub mod directory;
 pub mod entry;
+pub mod export;
 pub mod identity;
+pub mod index;
 pub mod local;
+pub mod prune;
+pub mod reading;
 pub mod records;
+pub mod search;
+#[cfg(test)]
+mod testing;
 pub mod tree;
+pub mod verify;
 
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@ mod check;
 mod dev;
 mod jwt;
 mod key;
+mod log;
 mod server;
 mod x509;
 
@@ -54,6 +55,7 @@ pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), F
             wait(bundle::show(&arguments, socket, &mut screen))
         }
         Command::Key(command) => key::run(command, &*clock, out),
+        Command::Log(command) => log::run(*command, &*clock, out),
         Command::Healthcheck(shown) => wait(healthcheck(socket, shown, out)),
         Command::Version(shown) => version(shown, out),
     }

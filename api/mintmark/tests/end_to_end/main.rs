@@ -8,6 +8,7 @@ mod bad_start;
 mod dev;
 mod issuing;
 mod keys;
+mod log;
 mod minting;
 mod other_programs;
 mod restart;

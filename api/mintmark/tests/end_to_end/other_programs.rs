@@ -164,7 +164,7 @@ fn judge_token(site: &Site) {
 }
 
 /// Runs a judge; each claim that held is a line.
-fn judge(name: &str, arguments: &[&str]) {
+pub(crate) fn judge(name: &str, arguments: &[&str]) {
     let python = std::env::var("MINTMARK_JUDGES_PYTHON").unwrap_or_else(|_| {
         panic!(
             "MINTMARK_JUDGES_PYTHON is not set; run `make test`, or `set -a; . .ci/env; set +a` \

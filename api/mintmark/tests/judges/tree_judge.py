@@ -5,7 +5,8 @@
     tree_judge.py --vkey VKEY --consistency FILE
 
 The log's key is given as C2SP signed-note writes it, with signature type 2. `DIRECTORY` is the one that
-holds `tile`: every tile of the checkpoint's tree is read, and each level made again from the one below.
+holds `tile`: every tile of the checkpoint's tree is read, and each level made again from the one below. Bundles of
+entries, where there are any, are compared with the leaves.
 """
 
 import argparse
@@ -97,6 +98,31 @@ def judge_tiles(directory: Path, head: Head) -> None:
         found = level(directory, number_of_level, head.size)
         holds(f"the tiles of level {number_of_level} are made of those below", found, wanted)
         below = wanted
+    if (directory / "tile" / "entries").exists():
+        judge_bundles(directory, leaves)
+
+
+def judge_bundles(directory: Path, leaves: list[bytes]) -> None:
+    """C2SP tlog-tiles, "Log entries". The first ones may be gone."""
+    found, wanted = [], []
+    for index in range(-(-len(leaves) // 256)):
+        width = min(256, len(leaves) - 256 * index)
+        name = tile_path(index) + (f".p/{width}" if width < 256 else "")
+        path = directory / "tile" / "entries" / name
+        if found or path.exists():
+            found += bundle(path.read_bytes())
+            wanted += leaves[256 * index : 256 * index + width]
+    holds("the entries in the bundles are the leaves", found, wanted)
+
+
+def bundle(content: bytes) -> list[bytes]:
+    """The leaf hashes of entries, each behind its length in two bytes."""
+    found = []
+    while content:
+        length = int.from_bytes(content[:2])
+        found.append(leaf(content[2 : 2 + length]))
+        content = content[2 + length :]
+    return found
 
 
 def level(directory: Path, number_of_level: int, size: int) -> list[bytes]:

@@ -344,7 +344,7 @@ impl VerifiedCheckpoint {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::log) mod tests {
     use std::time::{Duration, Instant};
 
     use async_trait::async_trait;
@@ -357,16 +357,16 @@ pub(super) mod tests {
 
     /// A key of a test.
     #[derive(Debug)]
-    pub(in super::super) struct TestKey(EcdsaKeyPair, PublicKey);
+    pub(in crate::log) struct TestKey(EcdsaKeyPair, PublicKey);
 
     impl TestKey {
-        pub(in super::super) fn new() -> Self {
+        pub(in crate::log) fn new() -> Self {
             let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
             let public = PublicKey::from_ec_point(pair.public_key().as_ref()).unwrap();
             Self(pair, public)
         }
 
-        pub(in super::super) fn log_key(&self) -> LogKey {
+        pub(in crate::log) fn log_key(&self) -> LogKey {
             LogKey::new(origin(), self.1.clone()).unwrap()
         }
     }
@@ -392,7 +392,7 @@ pub(super) mod tests {
         Origin::parse("a.example/mintmark/one").unwrap()
     }
 
-    pub(in super::super) fn signed(key: &TestKey, head: Head) -> Checkpoint {
+    pub(in crate::log) fn signed(key: &TestKey, head: Head) -> Checkpoint {
         let urgency = Urgency::within(Priority::Bulk, Duration::from_secs(1), Instant::now());
         let body = CheckpointBody { origin: origin(), head };
         futures_util::FutureExt::now_or_never(sign(body, key, urgency)).unwrap().unwrap()
@@ -537,7 +537,7 @@ pub(super) mod tests {
     }
 
     /// Texts of the pieces of which checkpoints and proofs consist.
-    pub(in super::super) fn pieces() -> impl Strategy<Value = String> {
+    pub(in crate::log) fn pieces() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
             "\n",
             "\n",

@@ -24,6 +24,7 @@ pub use merkle::{
 };
 pub use name::{BundleName, TileName, WIDTH};
 pub use proof::{ConsistencyProof, InclusionProof, NotProven};
+pub(in crate::log) use reader::complete;
 pub use reader::{TileError, TileReader};
 pub use text::TextError;
-pub use tiles::Tiles;
+pub use tiles::{Tiles, flushed_size};

@@ -115,7 +115,7 @@ impl Hashes for TileReader {
 }
 
 /// The root over hashes whose number is a power of two.
-pub(super) fn complete(hashes: &[Hash]) -> Hash {
+pub(in crate::log) fn complete(hashes: &[Hash]) -> Hash {
     match hashes {
         [] => Hash::EMPTY,
         [hash] => *hash,

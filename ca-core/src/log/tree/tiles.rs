@@ -158,6 +158,14 @@ fn read_edge(tiles: &TileReader, size: u64) -> Result<[Vec<Hash>; LEVELS as usiz
     Ok(edge)
 }
 
+/// How many leaves the tiles of the log in `directory` are surely of; 0 if there are none.
+///
+/// # Errors
+/// [`TileError`].
+pub fn flushed_size(directory: &Path) -> Result<u64, TileError> {
+    read_size(directory)
+}
+
 /// Where how many leaves are on disk is written, in decimal.
 const SIZE: &str = "tile/size";
 

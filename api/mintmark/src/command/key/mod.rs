@@ -9,7 +9,7 @@ mod create;
 mod destroy;
 mod list;
 mod probe;
-mod record;
+pub(super) mod record;
 mod retire;
 mod saturation;
 mod show;

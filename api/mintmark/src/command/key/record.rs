@@ -90,7 +90,8 @@ async fn of_server(settings: &Settings) -> Result<Record, Failure> {
     Ok(Record::Server(client))
 }
 
-async fn open(settings: &Settings) -> Result<Option<Embedded>, StoreError> {
+/// Opens the state store, if there is one.
+pub(in crate::command) async fn open(settings: &Settings) -> Result<Option<Embedded>, StoreError> {
     let folder = settings.store_dir.clone();
     let opened = tokio::task::spawn_blocking(move || {
         Embedded::exists(&folder)?.then(|| Embedded::open(&folder)).transpose()
