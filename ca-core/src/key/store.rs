@@ -74,7 +74,7 @@ impl dyn SigningKey + '_ {
         self.check(wanted, signature)
     }
 
-    /// [`sign_checked`](Self::sign_checked) by a key that signs here.
+    /// `sign_checked` by a key that signs here.
     pub(crate) fn sign_here_checked(
         &self,
         message: &ToBeSigned,

@@ -53,7 +53,8 @@ impl TestLog {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for group in records.chunk_by(|one, other| one.time == other.time) {
             for records in group.chunks(10) {
-                runtime.block_on(log.append(records)).unwrap();
+                let issued: Vec<_> = records.iter().map(IssuanceRecord::as_issuance).collect();
+                runtime.block_on(log.append(&issued)).unwrap();
             }
         }
         log.close();
