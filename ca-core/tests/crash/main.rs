@@ -1,0 +1,262 @@
+//! Nothing is released that is not in the log, whatever moment the process or the power is cut off at.
+//!
+//! A process mints, tells what a client would have received, and is killed. What it told is then looked for in
+//! the log that it left. Half of the processes write through a [disk](unflushed) that loses what was not
+//! flushed. The numbers are small here and large in `make soak`.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests state expectations as tests do")]
+
+mod child;
+mod history;
+#[path = "../minting/mod.rs"]
+mod minting;
+mod unflushed;
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Child;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ca_core::clock::Timestamp;
+use ca_core::log::local::{LocalLog, RealDisk};
+use ca_core::log::tree::Head;
+use ca_core::log::{Durability, WriterId};
+
+use child::{Orders, Said, settings};
+use history::{Fault, History};
+use minting::Answer;
+use unflushed::Manner;
+
+/// A new log is begun after so many runs, so that looking for a kill's answers takes no longer than the run.
+const RUNS_OF_A_LOG: u64 = 50;
+
+#[test]
+fn whatever_was_released_before_a_kill_is_in_the_log() {
+    const NAME: &str = "whatever_was_released_before_a_kill_is_in_the_log";
+    child::run();
+    let (kills, started) = (count("SOAK_KILLS", 100), Instant::now());
+    let mut figures = Figures::default();
+    let mut log = Log::new();
+    for kill in 0..kills {
+        if kill % RUNS_OF_A_LOG == 0 {
+            log = Log::new();
+        }
+        let manner = [Manner::Nothing, Manner::Prefix, Manner::Pages][kill as usize / 2 % 3];
+        let disk = (kill % 2 == 1).then_some(manner);
+        let orders = log.orders(disk, Durability::Durable);
+        let seen = Seen::of(orders.start(NAME), instant_to_kill());
+        if let Err(fault) = log.check(&seen, &mut figures) {
+            panic!("kill {kill}: {fault:?}\n{orders:?}");
+        }
+    }
+    tell(&format!(
+        "kills of a process that mints: {kills} ({} before the first answer) in {:.0?}: {} answers, {} entries, \
+         {} openings, {} torn ends, none missing, no serial number twice",
+        figures.silent,
+        started.elapsed(),
+        figures.answers,
+        figures.entries,
+        figures.openings,
+        figures.torn,
+    ));
+    assert!(figures.answers > 20 * kills, "the processes minted: {} answers", figures.answers);
+    assert!(figures.torn > 0, "writes were cut off in the middle");
+}
+
+#[test]
+fn a_disk_that_lies_about_its_flushes_is_noticed() {
+    const NAME: &str = "a_disk_that_lies_about_its_flushes_is_noticed";
+    child::run();
+    let mut log = Log::new();
+    let orders = log.orders(Some(Manner::Lying), Durability::Durable);
+    let seen = Seen::of(orders.start(NAME), Kill::AfterAnswer(Duration::from_millis(20)));
+    let fault = log.check(&seen, &mut Figures::default());
+    assert!(!seen.answers.is_empty(), "it released");
+    let missing: Vec<Answer> = seen.answers.iter().map(|(_, answer)| *answer).collect();
+    assert_eq!(fault, Err(Fault::Missing(missing)), "each of them is missing");
+}
+
+#[test]
+fn a_relaxed_log_says_so_and_loses_nothing_with_the_process_alone() {
+    const NAME: &str = "a_relaxed_log_says_so_and_loses_nothing_with_the_process_alone";
+    child::run();
+    let mut log = Log::new();
+    let relaxed = Durability::Relaxed { window_ms: 60_000 };
+    for kill in 0..8 {
+        let orders = log.orders(None, relaxed);
+        let seen = Seen::of(orders.start(NAME), Kill::AfterAnswer(some_milliseconds(60)));
+        assert!(!seen.answers.is_empty(), "kill {kill}: it released");
+        assert_eq!(log.check(&seen, &mut Figures::default()), Ok(()), "kill {kill}");
+        let [.., opening, _] = log.history.openings.as_slice() else { panic!("two openings") };
+        let said = (opening.writer.number(), opening.durability);
+        assert_eq!(said, (orders.writer, relaxed), "kill {kill}");
+    }
+}
+
+#[test]
+fn a_relaxed_log_loses_no_more_than_its_window_with_the_power() {
+    const NAME: &str = "a_relaxed_log_loses_no_more_than_its_window_with_the_power";
+    child::run();
+    let (mut log, mut lost) = (Log::new(), 0);
+    let window = Duration::from_millis(100);
+    // Until a busy machine has begun the flush that is due, and ended it.
+    let late = Duration::from_millis(250);
+    for kill in 0..4 {
+        let manner = if kill % 2 == 0 { Manner::Nothing } else { Manner::Pages };
+        let orders = log.orders(Some(manner), Durability::Relaxed { window_ms: 100 });
+        let run = Duration::from_millis(800) + some_milliseconds(100);
+        let seen = Seen::of(orders.start(NAME), Kill::AfterAnswer(run));
+        match log.check(&seen, &mut Figures::default()) {
+            Ok(()) => {}
+            Err(Fault::Missing(missing)) => {
+                let heard = |answer| seen.answers.iter().find(|(_, other)| other == answer);
+                let first = missing.iter().map(|answer| heard(answer).unwrap().0).min().unwrap();
+                let ago = seen.killed.saturating_duration_since(first);
+                assert!(ago <= window + late, "kill {kill}: lost what was released {ago:?} before");
+                lost += missing.len();
+            }
+            Err(fault) => panic!("kill {kill}: {fault:?}"),
+        }
+    }
+    assert!(lost > 0, "the disk forgot what was not flushed");
+}
+
+/// When a process is killed.
+#[derive(Debug, Clone, Copy)]
+enum Kill {
+    /// So long after its start, whatever it is doing.
+    AfterStart(Duration),
+    /// So long after its first answer.
+    AfterAnswer(Duration),
+}
+
+/// Mostly among the first answers; now and then when the process is still opening its log, or when it has kept
+/// tiles.
+fn instant_to_kill() -> Kill {
+    match fastrand::u8(0..12) {
+        0 | 1 => Kill::AfterStart(some_milliseconds(80)),
+        2 => Kill::AfterAnswer(Duration::from_millis(500) + some_milliseconds(200)),
+        _ => Kill::AfterAnswer(some_milliseconds(60)),
+    }
+}
+
+fn some_milliseconds(most: u64) -> Duration {
+    Duration::from_micros(fastrand::u64(0..most * 1_000))
+}
+
+/// What a process has told until it was killed.
+struct Seen {
+    /// And when it was heard.
+    answers: Vec<(Instant, Answer)>,
+    heads: Vec<Head>,
+    killed: Instant,
+}
+
+impl Seen {
+    fn of(mut child: Child, kill: Kill) -> Self {
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let (first_tell, first) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            let (mut answers, mut heads, mut line) = (Vec::new(), Vec::new(), String::new());
+            while out.read_line(&mut line).unwrap() > 0 {
+                match Said::read(&line) {
+                    Some(Said::Released(answer)) => {
+                        if answers.is_empty() {
+                            let _ = first_tell.send(());
+                        }
+                        answers.push((Instant::now(), answer));
+                    }
+                    Some(Said::Head(head)) => heads.push(head),
+                    None => {}
+                }
+                line.clear();
+            }
+            (answers, heads)
+        });
+        match kill {
+            Kill::AfterStart(wait) => thread::sleep(wait),
+            Kill::AfterAnswer(wait) => {
+                // A process that ends without an answer is looked at below.
+                let _ = first.recv();
+                thread::sleep(wait);
+            }
+        }
+        let killed = Instant::now();
+        child.kill().unwrap();
+        let ended = child.wait().unwrap();
+        assert_eq!(ended.signal(), Some(9), "it went on until it was killed");
+        let (answers, heads) = reader.join().unwrap();
+        Self { answers, heads, killed }
+    }
+}
+
+/// A log that many processes write in turn, each until it is killed.
+struct Log {
+    directory: tempfile::TempDir,
+    history: History,
+    writers: u32,
+}
+
+impl Log {
+    fn new() -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let history = History::new(directory.path().to_owned());
+        Self { directory, history, writers: 0 }
+    }
+
+    fn orders(&mut self, disk: Option<Manner>, durability: Durability) -> Orders {
+        let directory = self.directory.path().to_owned();
+        Orders { directory, writer: self.writer(), seed: fastrand::u64(..), disk, durability }
+    }
+
+    fn writer(&mut self) -> u32 {
+        self.writers += 1;
+        self.writers
+    }
+
+    /// Opens what the process left, as the next would, and looks at all of it that is new.
+    fn check(&mut self, seen: &Seen, figures: &mut Figures) -> Result<(), Fault> {
+        let writer = WriterId::new(self.writer()).unwrap();
+        let settings = settings(self.directory.path(), Durability::Durable);
+        let known: Vec<_> = seen.heads.iter().map(|&head| (head, "the process")).collect();
+        let now = Timestamp::from_unix(1_800_000_000);
+        let log = LocalLog::open(&settings, Arc::new(RealDisk), writer, &known, now).unwrap();
+        let opened = log.opened().clone();
+        drop(log);
+        let before = (self.history.entries(), self.history.openings.len());
+        let answers: Vec<Answer> = seen.answers.iter().map(|(_, answer)| *answer).collect();
+        let heads: Vec<Head> = seen.heads.iter().copied().chain([opened.continues]).collect();
+        let checked = self.history.check(&answers, &heads);
+        figures.answers += answers.len() as u64;
+        figures.silent += u64::from(answers.is_empty());
+        figures.torn += u64::from(opened.torn.is_some());
+        figures.entries += self.history.entries() - before.0;
+        figures.openings += (self.history.openings.len() - before.1) as u64;
+        checked
+    }
+}
+
+#[derive(Debug, Default)]
+struct Figures {
+    answers: u64,
+    entries: u64,
+    openings: u64,
+    torn: u64,
+    /// Runs that were killed before their first answer.
+    silent: u64,
+}
+
+/// A number that the long form of a run sets, or the one of the short form.
+fn count(variable: &str, short: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => short,
+    }
+}
+
+/// Tells a figure to whoever reads the run.
+#[expect(clippy::print_stderr, reason = "figures are what a long run is made for")]
+fn tell(figure: &str) {
+    eprintln!("soak: {figure}");
+}
