@@ -86,6 +86,11 @@ impl Queue {
         self.came.notify_one();
     }
 
+    /// Whether it is being closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Waits for something to do; until `flush_at` if a flush is due then.
     fn next(&self, flush_at: Option<Instant>) -> Next {
         let mut state = self.lock();
