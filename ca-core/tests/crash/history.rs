@@ -21,8 +21,19 @@ pub(crate) enum Fault {
     OtherTree(Head),
     /// The first entry of a run does not say what it continues.
     Opening(u64, Opening),
-    /// The records cannot be read.
+    /// The log cannot be opened or read.
     Unreadable(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(answers) => {
+                write!(f, "{} released answers are not in the log", answers.len())
+            }
+            other => write!(f, "{other:?}"),
+        }
+    }
 }
 
 /// What was read and seen of a log.

@@ -47,7 +47,7 @@ fn whatever_was_released_before_a_kill_is_in_the_log() {
         let orders = log.orders(disk, Durability::Durable);
         let seen = Seen::of(orders.start(NAME), instant_to_kill());
         if let Err(fault) = log.check(&seen, &mut figures) {
-            panic!("kill {kill}: {fault:?}\n{orders:?}");
+            panic!("kill {kill}: {fault}\n{orders:?}");
         }
     }
     tell(&format!(
@@ -116,10 +116,27 @@ fn a_relaxed_log_loses_no_more_than_its_window_with_the_power() {
                 assert!(ago <= window + late, "kill {kill}: lost what was released {ago:?} before");
                 lost += missing.len();
             }
-            Err(fault) => panic!("kill {kill}: {fault:?}"),
+            Err(fault) => panic!("kill {kill}: {fault}"),
         }
     }
     assert!(lost > 0, "the disk forgot what was not flushed");
+}
+
+#[test]
+fn a_log_is_in_use_until_the_process_that_writes_it_is_gone() {
+    const NAME: &str = "a_log_is_in_use_until_the_process_that_writes_it_is_gone";
+    child::run();
+    let mut log = Log::new();
+    let orders = log.orders(None, Durability::Durable);
+    let mut child = orders.start(NAME);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let opened = lines.any(|line| line.unwrap().starts_with("head "));
+    assert!(opened, "it has its log");
+    let refused = log.check(&Seen::nothing(), &mut Figures::default()).unwrap_err();
+    assert!(refused.to_string().contains("is open in another process"), "{refused}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(log.check(&Seen::nothing(), &mut Figures::default()), Ok(()));
 }
 
 /// When a process is killed.
@@ -154,6 +171,10 @@ struct Seen {
 }
 
 impl Seen {
+    fn nothing() -> Self {
+        Self { answers: Vec::new(), heads: Vec::new(), killed: Instant::now() }
+    }
+
     fn of(mut child: Child, kill: Kill) -> Self {
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let (first_tell, first) = mpsc::channel();
@@ -221,7 +242,8 @@ impl Log {
         let settings = settings(self.directory.path(), Durability::Durable);
         let known: Vec<_> = seen.heads.iter().map(|&head| (head, "the process")).collect();
         let now = Timestamp::from_unix(1_800_000_000);
-        let log = LocalLog::open(&settings, Arc::new(RealDisk), writer, &known, now).unwrap();
+        let log = LocalLog::open(&settings, Arc::new(RealDisk), writer, &known, now)
+            .map_err(|error| Fault::Unreadable(error.to_string()))?;
         let opened = log.opened().clone();
         drop(log);
         let before = (self.history.entries(), self.history.openings.len());
