@@ -289,6 +289,18 @@ impl Committer {
     }
 }
 
+impl Drop for Committer {
+    /// After a panic nobody would answer any more.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fail(
+                Vec::new(),
+                &io::Error::other("its writer has ended; the server's log says why"),
+            );
+        }
+    }
+}
+
 fn tell(submissions: Vec<Submission>, answer: &Result<(), LogError>) {
     for submission in submissions {
         // Who has left does not hear it.

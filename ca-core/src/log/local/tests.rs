@@ -322,3 +322,46 @@ async fn a_log_whose_tiles_cannot_be_written_goes_on_and_closes_at_once() {
     fs::remove_file(&in_the_way).unwrap();
     assert_eq!(place.open(&[]).unwrap().opened().continues.size, 221);
 }
+
+/// A disk whose second write is a fault of ours.
+struct Panicking;
+
+impl Disk for Panicking {
+    fn create(&self, _: &Path) -> std::io::Result<Box<dyn LogFile>> {
+        Ok(Box::new(PanickingFile { writes: 0 }))
+    }
+}
+
+struct PanickingFile {
+    writes: usize,
+}
+
+impl LogFile for PanickingFile {
+    fn write_at(&mut self, _: &[u8], _: u64) -> std::io::Result<()> {
+        self.writes += 1;
+        assert!(self.writes < 2, "a fault of ours");
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_log_whose_writer_panics_refuses_and_says_that_it_has_failed() {
+    let place = Place::new();
+    let directory = place.path().to_owned();
+    let settings = LogSettings { directory, durability: Durability::Durable };
+    let writer = WriterId::new(1).unwrap();
+    let log = LocalLog::open(&settings, Arc::new(Panicking), writer, &[], at(0)).unwrap();
+    for _ in 0..3 {
+        let refused = log.append(&[record(at(0), 0)]).await;
+        assert!(matches!(refused, Err(LogError::Failed(_))), "{refused:?}");
+    }
+    assert!(matches!(log.failed().await, LogError::Failed(_)));
+}
