@@ -78,6 +78,9 @@ pub(crate) fn run() {
 async fn mint_for_ever(orders: &Orders) {
     let clock = Arc::new(AroundMidnight { start: Instant::now(), seed: orders.seed });
     let log = Arc::new(open(orders, clock.now()));
+    if log.opened().torn.is_some() {
+        say(&Said::Torn);
+    }
     say(&Said::Head(log.opened().continues));
     let keys = SoftwareStore::in_memory("faults.test");
     let minting = Minting::start(&keys, Leaves::ByIssuingKey, log.clone(), clock).await;
@@ -144,6 +147,8 @@ pub(crate) enum Said {
     Released(Answer),
     /// A tree that the log had.
     Head(Head),
+    /// The process before has left a torn end.
+    Torn,
 }
 
 impl Said {
@@ -164,6 +169,7 @@ impl Said {
                 let root = Hash::from_bytes(bytes(root).try_into().unwrap());
                 Some(Self::Head(Head { size: size.parse().unwrap(), root }))
             }
+            ["torn"] => Some(Self::Torn),
             _ => None,
         }
     }
@@ -179,6 +185,7 @@ impl Said {
             Self::Head(Head { size, root }) => {
                 writeln!(line, "head {size} {} .", hex(root.as_bytes())).unwrap();
             }
+            Self::Torn => line.push_str("torn .\n"),
         }
     }
 }
