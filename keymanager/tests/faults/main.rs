@@ -8,12 +8,15 @@
 #![expect(clippy::unwrap_used, reason = "tests: the message is the line")]
 
 mod alone;
+mod batches;
 mod bench;
 mod codes;
 mod hangs;
 mod load;
 mod log;
 mod managing;
+#[path = "../../../ca-core/tests/minting/mod.rs"]
+mod minting;
 mod neighbours;
 mod overload;
 mod secrets;

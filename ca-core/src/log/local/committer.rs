@@ -86,6 +86,11 @@ impl Queue {
         self.came.notify_one();
     }
 
+    /// Whether it is being closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Waits for something to do; until `flush_at` if a flush is due then.
     fn next(&self, flush_at: Option<Instant>) -> Next {
         let mut state = self.lock();
@@ -281,6 +286,18 @@ impl Committer {
         tell(submissions, &Err(error.clone()));
         tell(self.queue.fail(&error), &Err(error.clone()));
         self.failure.send_replace(Some(error));
+    }
+}
+
+impl Drop for Committer {
+    /// After a panic nobody would answer any more.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fail(
+                Vec::new(),
+                &io::Error::other("its writer has ended; the server's log says why"),
+            );
+        }
     }
 }
 

@@ -14,6 +14,8 @@
 mod committer;
 mod disk;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod tree_keeper;
 
 use std::fs::File;
@@ -81,8 +83,10 @@ impl LocalLog {
     ) -> Result<Self, OpenError> {
         let directory = &settings.directory;
         let lock = recovery::lock(directory)?;
-        let found = recovery::recover(directory)?;
-        let mut tiles = recovery::tree(directory, &found, known)?;
+        let found = recovery::find(directory)?;
+        let mut tiles = recovery::tree_within(directory, &found, known)?;
+        found.cut()?;
+        recovery::complete(&mut tiles, &found, known)?;
         let continues = tiles.head();
 
         let (queue, (failure_tell, failure)) = (Arc::new(Queue::default()), watch::channel(None));
@@ -114,9 +118,11 @@ impl LocalLog {
             })?,
         );
         let (kept_tell, kept) = watch::channel(Kept { head: continues, trouble: None });
+        let queue_of_tree = Arc::clone(&queue);
+        let is_closing = move || queue_of_tree.is_closed();
         let threads = Mutex::new(vec![
             start("log", move || committer.run()),
-            start("log-tree", move || tree_keeper::run(tiles, &to_keep, &kept_tell)),
+            start("log-tree", move || tree_keeper::run(tiles, &to_keep, &kept_tell, is_closing)),
         ]);
         let opened = Opened { continues, torn: found.torn };
         Ok(Self { queue, failure, kept, threads, opened, _lock: lock })

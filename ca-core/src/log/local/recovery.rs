@@ -7,8 +7,9 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use super::super::block::{Block, MAGIC};
-use super::super::records::{Damage, Segment};
+use super::super::WriterId;
+use super::super::block::{Block, BlockError, Header, MAGIC};
+use super::super::records::{Damage, FOLDER, Fault, Segment};
 use super::super::tree::{Hash, Head, TileError, Tiles, root};
 
 /// Why a log cannot be continued.
@@ -75,48 +76,96 @@ pub enum OpenError {
 /// The records that are there.
 #[derive(Debug)]
 pub(super) struct Found {
+    /// Those that have a whole block; the last one may have more after its blocks.
     pub segments: Vec<Segment>,
     /// How many entries the log has: the place that the next one takes.
     pub entries: u64,
-    /// What was cut off because a crash had torn it, for people.
+    /// Where the last segment's whole blocks end.
+    end: u64,
+    /// Those that have none.
+    empty: Vec<Segment>,
+    /// What has to go because a crash has torn it, for people.
     pub torn: Option<Damage>,
 }
 
-/// Reads the end of the records and removes what a crash has torn. Only the last file can be torn: each is
-/// flushed before the next is made.
-pub(super) fn recover(directory: &Path) -> Result<Found, OpenError> {
-    let disk = |path: &Path| {
-        let place = path.display().to_string();
-        move |error| OpenError::Disk { place, error }
-    };
-    let mut segments = Segment::list(directory).map_err(disk(directory))?;
-    let mut torn = None;
-    while let Some(last) = segments.last() {
+/// Reads the end of the records, and changes nothing. Only the last file can be torn: each is flushed before the
+/// next is made.
+pub(super) fn find(directory: &Path) -> Result<Found, OpenError> {
+    let segments = Segment::list(directory).map_err(disk(directory))?;
+    let mut found = Found { segments, entries: 0, end: 0, empty: Vec::new(), torn: None };
+    while let Some((last, before)) = found.segments.split_last() {
         let content = last.read().map_err(disk(&last.path))?;
         let mut blocks = last.blocks(&content);
         let damage = blocks.by_ref().find_map(Result::err);
-        let (offset, entries) = (blocks.offset(), blocks.next_index());
-        if let Some(damage) = damage {
-            if was_flushed(&content[offset..], blocks.next_number().unwrap_or(0)) {
+        let (end, rest) = (blocks.offset(), &content[blocks.offset()..]);
+        (found.end, found.entries) = (end as u64, blocks.next_index());
+        // A page that a crash has left out reads as zeros, and so does room that was kept.
+        let is_room = || rest.iter().all(|&byte| byte == 0);
+        let none = || last.damage(end, BlockError::Magic.into());
+        if let Some(damage) = damage.or_else(|| (!is_room()).then(none)) {
+            let missing = match blocks.next_number() {
+                Some(number) => Missing::Number(number),
+                None => Missing::After(before.last()),
+            };
+            if !found.empty.is_empty() || missing.was_flushed(rest)? {
                 return Err(damage.into());
             }
-            torn = Some(damage);
+            found.torn = Some(damage);
         }
-        if offset > 0 {
-            cut(&last.path, offset as u64).map_err(disk(&last.path))?;
-            return Ok(Found { segments, entries, torn });
+        if end > 0 {
+            break;
         }
-        fs::remove_file(&last.path).map_err(disk(&last.path))?;
-        segments.pop();
+        found.empty.extend(found.segments.pop());
     }
-    Ok(Found { segments, entries: 0, torn })
+    Ok(found)
 }
 
-/// Whether a later block says that the block of that number had reached the disk.
-fn was_flushed(rest: &[u8], number: u64) -> bool {
-    let starts = rest.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
-    let mut later = starts.filter_map(|(at, _)| Block::read(&rest[at..]).ok().flatten());
-    later.any(|block| block.header.number > number && block.header.flushed > number)
+/// The first block that is not whole.
+enum Missing<'a> {
+    Number(u64),
+    /// It would be the first of a segment; this is the segment before.
+    After(Option<&'a Segment>),
+}
+
+impl Missing<'_> {
+    /// Whether a later block says that it had reached the disk.
+    fn was_flushed(&self, rest: &[u8]) -> Result<bool, OpenError> {
+        let starts = rest.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
+        let later = starts.filter_map(|(at, _)| Block::read(&rest[at..]).ok().flatten());
+        for Header { writer, number, flushed, .. } in later.map(|block| block.header) {
+            let missing = self.number(writer)?;
+            if number > missing && flushed > missing {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Its number among the blocks of that writer.
+    fn number(&self, writer: WriterId) -> Result<u64, OpenError> {
+        let before = match self {
+            Self::Number(number) => return Ok(*number),
+            Self::After(None) => return Ok(0),
+            Self::After(Some(before)) => before,
+        };
+        let content = before.read().map_err(disk(&before.path))?;
+        let last = before.blocks(&content).filter_map(Result::ok).last();
+        let last = last.map(|(_, block)| block.header).filter(|header| header.writer == writer);
+        Ok(last.map_or(0, |header| header.number + 1))
+    }
+}
+
+impl Found {
+    /// Removes what a crash has torn.
+    pub(super) fn cut(&self) -> Result<(), OpenError> {
+        for Segment { path, .. } in &self.empty {
+            fs::remove_file(path).map_err(disk(path))?;
+        }
+        if let Some(Segment { path, .. }) = self.segments.last() {
+            cut(path, self.end).map_err(disk(path))?;
+        }
+        Ok(())
+    }
 }
 
 fn cut(path: &Path, length: u64) -> io::Result<()> {
@@ -128,6 +177,11 @@ fn cut(path: &Path, length: u64) -> io::Result<()> {
     Ok(())
 }
 
+fn disk(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let place = path.display().to_string();
+    move |error| OpenError::Disk { place, error }
+}
+
 /// Gives away the leaf hashes of all entries from a place on, block by block.
 pub(super) fn leaves_from(
     found: &Found,
@@ -135,53 +189,65 @@ pub(super) fn leaves_from(
     mut give: impl FnMut(&[Hash]),
 ) -> Result<(), OpenError> {
     let holding = found.segments.partition_point(|segment| segment.first <= from).saturating_sub(1);
+    let mut next = None;
     for segment in found.segments.iter().skip(holding) {
-        let content = segment.read().map_err(|error| OpenError::Disk {
-            place: segment.path.display().to_string(),
-            error,
-        })?;
-        for block in segment.blocks(&content) {
+        if let Some(next) = next.filter(|&next| next != segment.first) {
+            let fault = format!("it begins with entry {}, and {next} is next", segment.first);
+            return Err(segment.damage(0, Fault::Order(fault)).into());
+        }
+        let content = segment.read().map_err(disk(&segment.path))?;
+        let mut blocks = segment.blocks(&content);
+        for block in blocks.by_ref() {
             let (_, block) = block?;
             let known = from.saturating_sub(block.header.first);
             let known = usize::try_from(known).unwrap_or(usize::MAX);
             give(block.leaves().get(known..).unwrap_or_default());
         }
+        next = Some(blocks.next_index());
     }
     Ok(())
 }
 
 /// Takes the log for this process alone; held while the file is.
 pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
-    let place = || directory.display().to_string();
-    let disk = |error| OpenError::Disk { place: place(), error };
-    fs::create_dir_all(directory.join(super::super::records::FOLDER)).map_err(disk)?;
+    fs::create_dir_all(directory.join(FOLDER)).map_err(disk(directory))?;
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(directory.join("lock"));
-    let file = file.map_err(disk)?;
+    let file = file.map_err(disk(directory))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse(place())),
-        Err(fs::TryLockError::Error(error)) => Err(disk(error)),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse(directory.display().to_string())),
+        Err(fs::TryLockError::Error(error)) => Err(disk(directory)(error)),
     }
 }
 
-/// The tree of the records, with what it lacks given to it, and checked against the heads that are known.
-pub(super) fn tree(
+/// The tree that is kept, if the records reach as far as it and as the heads that are known. It is made of what
+/// was flushed alone, so that no crash leaves it ahead of them.
+pub(super) fn tree_within(
     directory: &Path,
     found: &Found,
     known: &[(Head, &'static str)],
 ) -> Result<Tiles, OpenError> {
-    for &(known, from) in known {
+    let tiles = Tiles::open(directory, u64::MAX)?;
+    for &(known, from) in known.iter().chain([&(tiles.head(), "its tiles")]) {
         if known.size > found.entries {
             return Err(OpenError::CutOff { entries: found.entries, known, from });
         }
     }
-    let mut tiles = Tiles::open(directory, found.entries)?;
-    let records = found.segments.first().map_or(0, |segment| segment.first);
-    if records > tiles.size() {
-        return Err(OpenError::HashesMissing { records, hashes: tiles.size() });
-    }
+    Ok(tiles)
+}
+
+/// Gives the tree what it lacks of the records, and checks it against the heads that are known.
+pub(super) fn complete(
+    tiles: &mut Tiles,
+    found: &Found,
+    known: &[(Head, &'static str)],
+) -> Result<(), OpenError> {
     let have = tiles.size();
+    let records = found.segments.first().map_or(found.entries, |segment| segment.first);
+    if records > have {
+        return Err(OpenError::HashesMissing { records, hashes: have });
+    }
     leaves_from(found, have, |leaves| tiles.append(leaves))?;
     tiles.flush()?;
     for &(known, from) in known {
@@ -189,5 +255,5 @@ pub(super) fn tree(
             return Err(OpenError::OtherTree { known, from });
         }
     }
-    Ok(tiles)
+    Ok(())
 }

@@ -24,8 +24,14 @@ pub struct Kept {
     pub trouble: Option<String>,
 }
 
-/// Runs until the committer is gone, and everything that came is on the disk as far as that takes it.
-pub(super) fn run(mut tiles: Tiles, flushed: &Receiver<Vec<Hash>>, kept: &watch::Sender<Kept>) {
+/// Runs until the committer is gone, and everything that came is on the disk as far as that takes it. A log that
+/// is being closed does not wait for a disk that takes no tiles.
+pub(super) fn run(
+    mut tiles: Tiles,
+    flushed: &Receiver<Vec<Hash>>,
+    kept: &watch::Sender<Kept>,
+    is_closing: impl Fn() -> bool,
+) {
     // The first entry of the run is there already.
     let mut since = Some(Instant::now());
     let mut held = 1;
@@ -49,7 +55,7 @@ pub(super) fn run(mut tiles: Tiles, flushed: &Receiver<Vec<Hash>>, kept: &watch:
                     (since, held) = (None, 0);
                 }
                 // The next start makes them from the records.
-                Err(_) if ended => return,
+                Err(_) if ended || is_closing() => return,
                 Err(error) => {
                     kept.send_modify(|kept| kept.trouble = Some(error.to_string()));
                     std::thread::sleep(AGAIN);
