@@ -20,7 +20,7 @@ use ca_core::log::local::{Disk, LocalLog, LogFile, LogSettings, RealDisk};
 use ca_core::log::records::Segment;
 use ca_core::log::tree::{Frontier, Hash, Head};
 use ca_core::log::{
-    Caller, Document, Durability, IssuanceLog as _, IssuanceRecord, LogError, WriterId,
+    Appending, Caller, Document, Durability, IssuanceLog as _, IssuanceRecord, LogError, WriterId,
 };
 use ca_core::mint::MintError;
 use ca_core::pipeline::Minted;
@@ -62,7 +62,7 @@ async fn what_a_full_disk_left_behind_does_not_come_back_after_a_crash() {
     // Of a write of several blocks, whole ones are there.
     world.disk.leave_room(100_000);
     let records: Vec<_> = (0..2_000).map(|number| record(at(0), number)).collect();
-    let refused = world.log.append(&records).await;
+    let refused = append(&world.log, &records).await;
     assert!(matches!(refused, Err(LogError::Unwritable(_))), "{refused:?}");
     world.disk.make_room();
     released.extend(answers(world.minting.certificates(1).await));
@@ -96,7 +96,7 @@ async fn a_failed_flush_ends_the_log_and_the_next_start_has_all_that_was_release
     for refused in world.minting.certificates(64).await {
         assert!(matches!(refused, Err(MintError::Log(LogError::Failed(_)))), "{refused:?}");
     }
-    let refused = world.log.append(&[record(at(0), 1)]).await;
+    let refused = append(&world.log, &[record(at(0), 1)]).await;
     assert!(matches!(refused, Err(LogError::Failed(_))), "{refused:?}");
     assert_eq!(world.disk.writes.load(Ordering::Relaxed), written, "nothing is written any more");
     assert_logged(&released, &world.close_and_read());
@@ -111,7 +111,7 @@ async fn a_slow_disk_takes_a_bounded_amount_and_then_the_log_is_busy_at_once() {
     // Until not even one more finds a place.
     for several in [&records[..], &records[..1]] {
         loop {
-            let (started, mut answer) = (Instant::now(), world.log.append(several));
+            let (started, mut answer) = (Instant::now(), append(&world.log, several));
             match futures_util::FutureExt::now_or_never(&mut answer) {
                 None => taken.push((several.len(), answer)),
                 Some(Err(LogError::Busy)) => {
@@ -171,14 +171,14 @@ async fn a_file_of_64_mib_is_followed_by_the_next_also_if_that_fails_at_first() 
         .collect();
     let mut taken = 0;
     while world.size_of_records() < 64 * MIB as u64 {
-        world.log.append(&records).await.unwrap();
+        append(&world.log, &records).await.unwrap();
         taken += 1;
     }
     world.disk.create_fails.store(true, Ordering::Relaxed);
-    let refused = world.log.append(&records).await;
+    let refused = append(&world.log, &records).await;
     assert!(matches!(refused, Err(LogError::Unwritable(_))), "{refused:?}");
     world.disk.create_fails.store(false, Ordering::Relaxed);
-    world.log.append(&records).await.unwrap();
+    append(&world.log, &records).await.unwrap();
     taken += 1;
     let released = answers(world.minting.certificates(10).await);
     assert_eq!(Segment::list(world.directory.path()).unwrap().len(), 2);
@@ -512,4 +512,10 @@ impl LogFile for FaultyFile {
     fn end(&mut self, length: u64) -> io::Result<()> {
         self.file.end(length)
     }
+}
+
+/// Hands records over as the pipeline does.
+fn append(log: &LocalLog, records: &[IssuanceRecord]) -> Appending {
+    let issued: Vec<_> = records.iter().map(IssuanceRecord::as_issuance).collect();
+    log.append(&issued)
 }

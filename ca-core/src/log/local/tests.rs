@@ -9,7 +9,7 @@ use super::super::Document;
 use super::super::records::{Fault, Segment};
 use super::*;
 use crate::id::SpiffeId;
-use crate::log::Caller;
+use crate::log::{Caller, IssuanceRecord};
 
 const DAY: i64 = 86_400;
 /// More than fit into two blocks, so that one write is of several.
@@ -51,7 +51,7 @@ impl Place {
         let log = self.open(&[]).unwrap();
         for &(time, count) in appends {
             let records: Vec<_> = (0..count).map(|number| record(time, number)).collect();
-            log.append(&records).await.unwrap();
+            append(&log, &records).await.unwrap();
         }
         log.close();
         log.kept().borrow().head
@@ -307,12 +307,12 @@ async fn a_log_whose_tiles_cannot_be_written_goes_on_and_closes_at_once() {
     let in_the_way: PathBuf = place.path().join("tile");
     fs::write(&in_the_way, "").unwrap();
     for number in 0..200 {
-        log.append(&[record(at(0), number)]).await.unwrap();
+        append(&log, &[record(at(0), number)]).await.unwrap();
     }
     let mut kept = log.kept();
     kept.wait_for(|kept| kept.trouble.is_some()).await.unwrap();
     for number in 0..20 {
-        log.append(&[record(at(0), number)]).await.unwrap();
+        append(&log, &[record(at(0), number)]).await.unwrap();
     }
     assert_eq!(kept.borrow().head, head, "no head that is not kept");
     let started = Instant::now();
@@ -360,8 +360,14 @@ async fn a_log_whose_writer_panics_refuses_and_says_that_it_has_failed() {
     let writer = WriterId::new(1).unwrap();
     let log = LocalLog::open(&settings, Arc::new(Panicking), writer, &[], at(0)).unwrap();
     for _ in 0..3 {
-        let refused = log.append(&[record(at(0), 0)]).await;
+        let refused = append(&log, &[record(at(0), 0)]).await;
         assert!(matches!(refused, Err(LogError::Failed(_))), "{refused:?}");
     }
     assert!(matches!(log.failed().await, LogError::Failed(_)));
+}
+
+/// Hands records over as the pipeline does.
+fn append(log: &LocalLog, records: &[IssuanceRecord]) -> Appending {
+    let issued: Vec<_> = records.iter().map(IssuanceRecord::as_issuance).collect();
+    log.append(&issued)
 }
