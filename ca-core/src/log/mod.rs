@@ -264,7 +264,8 @@ pub enum LogError {
 /// Where issuance records go. Nothing is released that [`append`](Self::append) has not taken.
 pub trait IssuanceLog: Send + Sync {
     /// Takes records, all of them or none. They are on their way when this returns, so that signing goes on
-    /// beside it; what they are about waits for the answer.
+    /// beside it; what they are about waits for the answer. Whoever asks for the answer has the log make haste,
+    /// so it is asked for when it is the only thing that lacks.
     fn append(&self, issued: &[Issuance<'_>]) -> Appending;
 }
 

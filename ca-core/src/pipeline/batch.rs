@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::{Either, join, join_all, select};
+use futures_util::future::{Either, join_all, select};
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
@@ -197,8 +197,8 @@ impl Steps {
 
 impl Begun {
     async fn finish(self, metrics: &LaneMetrics) {
-        let signing = join_all(self.chunks.into_iter().map(Steps::sign_away));
-        let (chunks, logged) = join(signing, Logged::from(self.appending)).await;
+        let chunks = join_all(self.chunks.into_iter().map(Steps::sign_away)).await;
+        let logged = Logged::from(self.appending).await;
         chunks.into_iter().for_each(|chunk| chunk.answer(&logged, metrics));
     }
 }

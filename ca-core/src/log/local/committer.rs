@@ -1,7 +1,9 @@
 //! The thread that writes: it takes all that waits, writes it as blocks, flushes once, and tells everyone.
 //!
 //! While it flushes, the next ones gather; so a group is as large as the disk is slow, and nobody waits for a
-//! timer.
+//! timer. Where much is under way, a flush begins when the first one is wanted: its signature is made, and it
+//! would be released but for the log. What has come by then is flushed with it, and is mostly still being signed.
+//! On an idle log a flush begins at once, and hides behind the signature.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,12 +26,18 @@ const MOST_AT_ONCE: usize = 4 * 1024 * 1024;
 /// A file of records ends at this size, or with the day.
 const LONGEST_SEGMENT: u64 = 64 * 1024 * 1024;
 
+/// So much is written without being wanted yet.
+const EAGER: usize = 256 * 1024;
+
 /// Entries that somebody waits for.
 pub(super) struct Submission {
     /// Each no longer than a block.
     pub groups: Vec<Group>,
     pub tell: oneshot::Sender<Result<(), LogError>>,
 }
+
+/// The place of a submission among all; counted from 1.
+pub(super) type Ticket = u64;
 
 impl Submission {
     fn bytes(&self) -> usize {
@@ -48,6 +56,13 @@ pub(super) struct Queue {
 struct State {
     waiting: Vec<Submission>,
     bytes: usize,
+    /// The last ticket that was given, and the last whose submission the committer has taken.
+    given: Ticket,
+    taken: Ticket,
+    /// How many submissions have not been answered, or whose answer has not been looked at.
+    under_way: usize,
+    /// Whether what waits is to be written now.
+    wanted: bool,
     closed: bool,
     failed: Option<LogError>,
 }
@@ -60,8 +75,8 @@ enum Next {
 }
 
 impl Queue {
-    /// Takes a submission, or says why not.
-    pub(super) fn submit(&self, submission: Submission) -> Result<(), LogError> {
+    /// Takes a submission, or says why not. It is written when it is [wanted](Self::want), or before.
+    pub(super) fn submit(self: &Arc<Self>, submission: Submission) -> Result<UnderWay, LogError> {
         let bytes = submission.bytes();
         let mut state = self.lock();
         if let Some(failed) = &state.failed {
@@ -73,11 +88,28 @@ impl Queue {
         if state.bytes + bytes > MOST_WAITING {
             return Err(LogError::Busy);
         }
+        let is_alone = state.under_way == 0;
         state.bytes += bytes;
+        state.given += 1;
+        state.under_way += 1;
         state.waiting.push(submission);
+        state.wanted |= is_alone || state.bytes > EAGER;
+        let (ticket, wanted) = (state.given, state.wanted);
         drop(state);
-        self.came.notify_one();
-        Ok(())
+        if wanted {
+            self.came.notify_one();
+        }
+        Ok(UnderWay { queue: Arc::clone(self), ticket })
+    }
+
+    /// Has the submission of this ticket written now, if it still waits.
+    fn want(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        if ticket > state.taken && !state.wanted {
+            state.wanted = true;
+            drop(state);
+            self.came.notify_one();
+        }
     }
 
     /// Lets nothing in any more. What waits is still written.
@@ -95,7 +127,7 @@ impl Queue {
     fn next(&self, flush_at: Option<Instant>) -> Next {
         let mut state = self.lock();
         loop {
-            if !state.waiting.is_empty() {
+            if !state.waiting.is_empty() && (state.wanted || state.closed) {
                 return Next::Write(state.take());
             }
             if state.closed {
@@ -137,7 +169,35 @@ impl State {
         let count = fits.count();
         let taken: Vec<_> = self.waiting.drain(..count).collect();
         self.bytes -= taken.iter().map(Submission::bytes).sum::<usize>();
+        self.taken += count as Ticket;
+        self.wanted = !self.waiting.is_empty();
         taken
+    }
+}
+
+/// A submission whose answer is to come.
+pub(super) struct UnderWay {
+    queue: Arc<Queue>,
+    ticket: Ticket,
+}
+
+impl UnderWay {
+    /// Waits for the answer, and says that it is waited for.
+    pub(super) async fn answer(
+        self,
+        mut told: oneshot::Receiver<Result<(), LogError>>,
+    ) -> Result<(), LogError> {
+        if let Ok(answer) = told.try_recv() {
+            return answer;
+        }
+        self.queue.want(self.ticket);
+        told.await.unwrap_or_else(|_| Err(LogError::Failed("its writer has ended".to_owned())))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.queue.lock().under_way -= 1;
     }
 }
 

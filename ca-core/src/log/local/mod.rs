@@ -182,10 +182,7 @@ impl IssuanceLog for LocalLog {
     fn append(&self, issued: &[Issuance<'_>]) -> Appending {
         let (tell, told) = oneshot::channel();
         let submitted = self.queue.submit(Submission { groups: grouped(issued), tell });
-        Box::pin(async move {
-            submitted?;
-            told.await.unwrap_or_else(|_| Err(LogError::Failed("its writer has ended".to_owned())))
-        })
+        Box::pin(async move { submitted?.answer(told).await })
     }
 }
 
