@@ -43,6 +43,7 @@ const ROWS: &[Measurement] = &[
     ("pipeline/log-on-against-off", pipeline::log_on_against_off),
     ("direct/softhsm/p256", pipeline::direct_softhsm),
     ("direct/proxy-2ms-30-slots/p256", pipeline::direct_proxy),
+    ("direct/proxy-2ms-30-slots/p256/verified", pipeline::direct_proxy_verified),
     ("direct/proxy-2ms-30-slots/p256/500-in-one-request", pipeline::direct_proxy_one_request),
     ("direct/proxy-2ms-30-slots/p256/p99-after-the-queue", pipeline::direct_proxy_p99),
     ("signer/softhsm/p256/k1", || signer::softhsm(EcP256, 1, Off)),

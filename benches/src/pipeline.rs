@@ -120,15 +120,29 @@ pub(crate) fn direct_softhsm() -> anyhow::Result<Row> {
     ))
 }
 
-/// The same on a device as hardware is, each signature verified as by default.
+/// The same on a device as hardware is.
 pub(crate) fn direct_proxy() -> anyhow::Result<Row> {
-    let mut proxied = Proxied::open(Verification::Always)?;
+    let mut proxied = Proxied::open(Verification::Off)?;
     let bench = Bench::direct(proxied.opened.store(), direct_runtime()?)?;
     Ok(wall_rate(
         "direct/proxy-2ms-30-slots/p256",
         "bare C_Sign loop, 30 threads",
         |slice| bench.run_for(CALLERS, slice),
         |slice| proxied.bare.sign_for(slice),
+    ))
+}
+
+/// With each signature verified, as is the default, beside a loop that verifies too.
+pub(crate) fn direct_proxy_verified() -> anyhow::Result<Row> {
+    let proxied = Proxied::open(Verification::Always)?;
+    let bench = Bench::direct(proxied.opened.store(), direct_runtime()?)?;
+    let Proxied { opened, bare, _device } = proxied;
+    let mut bare = bare.verifying(opened.key.public_key(), KeyType::EcP256)?;
+    Ok(wall_rate(
+        "direct/proxy-2ms-30-slots/p256/verified",
+        "bare C_Sign loop, 30 threads, verifying",
+        |slice| bench.run_for(CALLERS, slice),
+        |slice| bare.sign_for(slice),
     ))
 }
 

@@ -131,7 +131,7 @@ pub(crate) struct Proxied {
     pub(crate) opened: token::Opened,
     pub(crate) bare: bare::Bare,
     /// Kept: without it the device is as fast as SoftHSM.
-    _device: testing::Turn,
+    pub(crate) _device: testing::Turn,
 }
 
 impl Proxied {

@@ -1,18 +1,16 @@
 //! What is minted together: prepared, logged by one flush, signed meanwhile, and answered.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::{Either, join_all, select};
+use futures_util::FutureExt as _;
+use futures_util::future::{Either, Shared, join_all, select};
 use tokio::sync::oneshot;
-use tracing::Instrument;
 
 use super::admission::{Class, Entry};
-use super::lane::Load;
 use super::metrics::LaneMetrics;
 use super::stage::{Logged, Prepared, Signed};
-use super::{Minted, Pipeline, Wish};
+use super::{Minted, Wish};
 use crate::clock::Timestamp;
 use crate::key::Urgency;
 use crate::log::{Appending, Caller, Issuance, LogError};
@@ -48,19 +46,17 @@ pub(super) struct Batch {
     work: usize,
 }
 
-/// A batch whose records are on their way into the log, and that is signed as far as it is signed here.
-struct Begun {
-    appending: Appending,
-    chunks: Vec<Steps>,
-}
-
 /// How far the wishes of a chunk have come.
-struct Steps {
+pub(super) struct Steps {
     class: Class,
     urgency: Urgency,
     caller: Caller,
     answer: oneshot::Sender<Vec<Result<Minted, MintError>>>,
     steps: Vec<Step>,
+    /// How many wishes there are, also when nobody waits for them any more.
+    items: usize,
+    /// The log's answer about the whole batch; nothing where there is nothing to log.
+    appending: Option<Shared<Appending>>,
 }
 
 enum Step {
@@ -83,37 +79,40 @@ impl Batch {
         Self { entries, now, work }
     }
 
-    pub(super) fn load(&self) -> Load {
-        Load { batches: 1, items: self.entries.iter().map(|entry| entry.items).sum() }
+    /// How many wishes it has.
+    pub(super) fn items(&self) -> usize {
+        self.entries.iter().map(|entry| entry.items).sum()
     }
 
-    /// Mints it and answers. One span for each batch: whoever traces sees how long its parts took.
-    pub(super) async fn mint(self, pipeline: &Pipeline, metrics: &LaneMetrics) -> Load {
-        let load = self.load();
-        let span = tracing::debug_span!("batch", signer = metrics.signer(), items = load.items);
-        metrics.batch(load.items);
-        let mint = Arc::clone(&pipeline.mint);
-        let begun = pipeline.threads.run(self.work, move || self.begin(&mint));
-        async {
-            // After a panic the callers learn that it was broken off: their answers went with it.
-            if let Some(begun) = begun.await {
-                begun.finish(metrics).await;
-            }
-        }
-        .instrument(span)
-        .await;
-        load
+    /// Whether it is done sooner than it is handed to another thread.
+    pub(super) fn is_small(&self) -> bool {
+        self.work <= SMALL
     }
 
-    /// All that is done by a processor: prepare, hand over to the log, sign what is signed here.
-    fn begin(self, mint: &Mint) -> Begun {
+    /// Does all of it that a processor does: prepares, hands over to the log, and signs what is signed here. One
+    /// span for each batch: whoever traces sees how long that took.
+    ///
+    /// After a panic, of which the process's hook has told, there is nothing: the callers learn that it was broken
+    /// off, because their answers have gone with it.
+    pub(super) fn begin(self, mint: &Mint, metrics: &LaneMetrics) -> Vec<Steps> {
+        let items = self.items();
+        metrics.batch(items);
+        let span = tracing::debug_span!("batch", signer = metrics.signer(), items);
+        let begun = || span.in_scope(|| self.prepare_and_sign(mint));
+        catch_unwind(AssertUnwindSafe(begun)).unwrap_or_default()
+    }
+
+    fn prepare_and_sign(self, mint: &Mint) -> Vec<Steps> {
         let round = mint.round(self.now);
         let wanted = self.entries.into_iter().filter(|entry| !entry.work.is_gone());
         let mut chunks: Vec<Steps> = wanted.map(|entry| Steps::prepare(entry, &round)).collect();
         let records: Vec<_> = chunks.iter().flat_map(|chunk| chunk.records(round.now())).collect();
-        let appending = mint.log().append(&records);
+        if !records.is_empty() {
+            let appending = mint.log().append(&records).shared();
+            chunks.iter_mut().for_each(|chunk| chunk.appending = Some(appending.clone()));
+        }
         chunks.iter_mut().for_each(Steps::sign_here);
-        Begun { appending, chunks }
+        chunks
     }
 }
 
@@ -126,7 +125,12 @@ impl Steps {
         };
         let steps = wishes.into_iter().map(prepare).collect();
         let urgency = Urgency { priority: entry.class.priority(), deadline: entry.deadline };
-        Self { class: entry.class, urgency, caller, answer, steps }
+        let (class, items) = (entry.class, entry.items);
+        Self { class, urgency, caller, answer, steps, items, appending: None }
+    }
+
+    pub(super) fn items(&self) -> usize {
+        self.items
     }
 
     fn records(&self, now: Timestamp) -> impl Iterator<Item = Issuance<'_>> {
@@ -151,7 +155,7 @@ impl Steps {
     }
 
     /// Has signed what is not signed here; breaks off if the caller leaves.
-    async fn sign_away(mut self) -> Self {
+    pub(super) async fn sign_away(mut self) -> Self {
         if !self.steps.iter().any(|step| matches!(step, Step::Prepared(_))) {
             return self;
         }
@@ -177,6 +181,17 @@ impl Steps {
         self
     }
 
+    /// Waits for the log, and answers. Says how many wishes there were.
+    pub(super) async fn release(self, metrics: &LaneMetrics) -> usize {
+        let items = self.items;
+        let logged = match self.appending.clone() {
+            Some(appending) => Logged::from(appending).await,
+            None => Err(LogError::Closed),
+        };
+        self.answer(&logged, metrics);
+        items
+    }
+
     fn answer(self, logged: &Result<Logged, LogError>, metrics: &LaneMetrics) {
         let answers: Vec<_> = self
             .steps
@@ -195,20 +210,12 @@ impl Steps {
     }
 }
 
-impl Begun {
-    async fn finish(self, metrics: &LaneMetrics) {
-        let chunks = join_all(self.chunks.into_iter().map(Steps::sign_away)).await;
-        let logged = Logged::from(self.appending).await;
-        chunks.into_iter().for_each(|chunk| chunk.answer(&logged, metrics));
-    }
-}
-
 /// The threads that prepare and sign, as many as the machine has.
 pub(super) struct Threads(rayon::ThreadPool);
 
-/// Work up to so many signatures of P-256 is done where it is: a hand-over costs about one and a half, and the
+/// So many signatures of P-256 are made where they are asked for: a hand-over costs about one and a half, and the
 /// caller's answer waits for it.
-const INLINE: usize = 8;
+const SMALL: usize = 8;
 
 impl Threads {
     pub(super) fn start() -> std::io::Result<Self> {
@@ -220,21 +227,7 @@ impl Threads {
         self.0.current_num_threads()
     }
 
-    /// Runs a job, here if it is small. `None` if it panicked, which the process's hook has told.
-    async fn run<T: Send + 'static>(
-        &self,
-        work: usize,
-        job: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
-        let job = move || catch_unwind(AssertUnwindSafe(job)).ok();
-        if work <= INLINE {
-            return job();
-        }
-        let (tell, told) = oneshot::channel();
-        self.0.spawn(move || {
-            // Who asked is gone only when the whole pipeline is.
-            let _ = tell.send(job());
-        });
-        told.await.ok().flatten()
+    pub(super) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
+        self.0.spawn(job);
     }
 }

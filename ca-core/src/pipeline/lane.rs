@@ -1,15 +1,15 @@
 //! One queue and the key behind it.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::admission::{Admission, Bounds, Entry, MOST_ITEMS, Refused, Turn};
-use super::batch::{Batch, Chunk};
+use super::batch::{Batch, Chunk, Steps};
 use super::metrics::LaneMetrics;
 use super::{Answer, Order, Pipeline, Signer, Signs, Wish};
 use crate::log::Caller;
@@ -23,21 +23,42 @@ pub(super) struct Lane {
     signer: Signer,
     admission: Admission<Caller, Chunk>,
     pub(super) metrics: LaneMetrics,
+    /// Wishes that were begun and are not answered.
+    unreleased: AtomicUsize,
 }
 
-/// What is being minted, for the bound on it.
+/// So much may be signed and wait for the log. More waits in the queue, where it can be refused.
+const MOST_UNRELEASED: usize = 4096;
+
+/// So many batches a thread begins for one queue before it lets others have it.
+const MOST_IN_A_ROW: usize = 8;
+
+/// What is being minted, for the bounds on it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Load {
-    pub batches: usize,
-    pub items: usize,
+struct Load {
+    /// Our threads that serve this queue.
+    threads: usize,
+    /// Wishes that were taken and not answered.
+    items: usize,
+    /// Those of them that are not signed yet.
+    unsigned: usize,
 }
 
-/// A batch under way; answers everybody, and says what it was.
-pub(super) type UnderWay<'a> = Pin<Box<dyn Future<Output = Load> + Send + 'a>>;
+/// What a thread has done.
+enum News {
+    /// It goes on with so many wishes.
+    Took(usize),
+    /// A batch of so many wishes is prepared, and signed where its key is here. Where callers have left there are
+    /// fewer.
+    Begun(usize, Vec<Steps>),
+    /// It has found nothing more to do.
+    Idle,
+}
 
 impl Lane {
     pub(super) fn new(signer: Signer, bounds: Bounds, metrics: LaneMetrics) -> Self {
-        Self { signer, admission: Admission::new(bounds, Chunk::is_gone), metrics }
+        let (admission, unreleased) = (Admission::new(bounds, Chunk::is_gone), AtomicUsize::new(0));
+        Self { signer, admission, metrics, unreleased }
     }
 
     pub(super) fn close(&self) {
@@ -92,33 +113,99 @@ impl Lane {
         entry.work.answer_all(&MintError::from(refused));
     }
 
-    /// Serves the queue until it is closed and empty.
-    pub(super) async fn serve(&self, pipeline: &Pipeline) {
-        let mut under_way: FuturesUnordered<UnderWay<'_>> = FuturesUnordered::new();
-        let mut load = Load::default();
-        loop {
+    /// Serves the queue until it is closed and everything is answered.
+    ///
+    /// A batch is begun on one of our threads, which then goes on with what has come meanwhile: batches are as
+    /// large as the threads are busy, and nobody has to be woken to hand the next one over.
+    pub(super) async fn serve(&self, pipeline: &Arc<Pipeline>) {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        // What is signed elsewhere, and what waits for the log.
+        let (mut signing, mut releasing) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let (mut load, mut open) = (Load::default(), true);
+        while open || load.items > 0 || load.threads > 0 {
             let signs = pipeline.signs(self.signer);
-            let room = room(signs, load, pipeline.threads.count());
+            let room = load.room(signs, pipeline.threads.count());
+            self.metrics.under_way(load.items);
             tokio::select! {
                 biased;
-                Some(done) = under_way.next(), if !under_way.is_empty() => load.less(done),
-                open = self.admission.wait(), if room > 0 => {
-                    if !open {
-                        break;
+                // Never closed: one end of it is here.
+                Some(news) = told.recv() => match news {
+                    News::Took(items) => load.take(items),
+                    News::Begun(items, batch) => {
+                        load.items -= items;
+                        load.unsigned -= items;
+                        for steps in batch {
+                            load.take(steps.items());
+                            signing.push(steps.sign_away());
+                        }
                     }
-                    for batch in self.turn(pipeline, signs, room) {
-                        load.more(batch.load());
-                        under_way.push(Box::pin(batch.mint(pipeline, &self.metrics)));
+                    News::Idle => load.threads -= 1,
+                },
+                Some(steps) = signing.next(), if !signing.is_empty() => {
+                    let steps: Steps = steps;
+                    load.unsigned -= steps.items();
+                    releasing.push(steps.release(&self.metrics));
+                }
+                Some(items) = releasing.next(), if !releasing.is_empty() => {
+                    load.items -= items;
+                    self.unreleased.fetch_sub(items, Ordering::Relaxed);
+                }
+                more = self.admission.wait(), if open && room > 0 => {
+                    open = more;
+                    if let Some(batch) = self.turn(pipeline, signs, room) {
+                        load.take(batch.items());
+                        load.threads += usize::from(!batch.is_small());
+                        self.begin(pipeline, batch, &tell);
                     }
                 }
             }
-            self.metrics.under_way(load.items);
         }
-        while under_way.next().await.is_some() {}
     }
 
-    /// Takes what is there, as batches to be minted.
-    fn turn(&self, pipeline: &Pipeline, signs: Signs, room: usize) -> Vec<Batch> {
+    /// Begins a batch, on a thread unless it is small; the thread goes on while there is more that is signed here.
+    fn begin(&self, pipeline: &Arc<Pipeline>, batch: Batch, tell: &mpsc::UnboundedSender<News>) {
+        if batch.is_small() {
+            // The other end is in `serve`, which calls this.
+            let _ = tell.send(self.begun(pipeline, batch));
+            return;
+        }
+        let (pipeline, signer, tell) = (Arc::clone(pipeline), self.signer, tell.clone());
+        Arc::clone(&pipeline).threads.spawn(move || {
+            let lane = pipeline.lane_of(signer);
+            // If nobody is told any more, the pipeline is gone, and with it whoever waits.
+            let _ = tell.send(lane.begun(&pipeline, batch));
+            // Then other queues that want the thread have their turn.
+            for _ in 0..MOST_IN_A_ROW {
+                let Some(batch) = lane.next_here(&pipeline) else { break };
+                let _ = tell.send(News::Took(batch.items()));
+                let _ = tell.send(lane.begun(&pipeline, batch));
+            }
+            let _ = tell.send(News::Idle);
+        });
+    }
+
+    fn begun(&self, pipeline: &Pipeline, batch: Batch) -> News {
+        let items = batch.items();
+        self.unreleased.fetch_add(items, Ordering::Relaxed);
+        let steps = batch.begin(&pipeline.mint, &self.metrics);
+        // Those whose callers have left, or whose batch was broken off, are answered already.
+        let left: usize = steps.iter().map(Steps::items).sum();
+        self.unreleased.fetch_sub(items - left, Ordering::Relaxed);
+        News::Begun(items, steps)
+    }
+
+    /// What a thread of ours goes on with.
+    fn next_here(&self, pipeline: &Pipeline) -> Option<Batch> {
+        let signs = pipeline.signs(self.signer);
+        let behind = self.unreleased.load(Ordering::Relaxed) > MOST_UNRELEASED;
+        match signs {
+            Signs::Here { .. } if !behind => self.turn(pipeline, signs, MOST_AT_ONCE),
+            _ => None,
+        }
+    }
+
+    /// Takes what is there, as a batch to be minted.
+    fn turn(&self, pipeline: &Pipeline, signs: Signs, room: usize) -> Option<Batch> {
         let now = Instant::now();
         let room = match signs {
             // Every thread gets its part of what is there, and whole chunks rather than crumbs.
@@ -133,36 +220,28 @@ impl Lane {
         for entry in &due {
             self.metrics.waited(entry.class, now.saturating_duration_since(entry.work.came));
         }
-        let wall = pipeline.now();
-        match signs {
-            _ if due.is_empty() => Vec::new(),
-            Signs::Here { work } => vec![Batch::new(due, wall, work)],
-            Signs::Away { .. } => {
-                due.into_iter().map(|entry| Batch::new(vec![entry], wall, 0)).collect()
-            }
-        }
-    }
-}
-
-/// How many signatures may be begun now.
-fn room(signs: Signs, load: Load, threads: usize) -> usize {
-    match signs {
-        // One batch more than there are threads, so that none is idle while another is flushed.
-        Signs::Here { .. } if load.batches <= threads => MOST_AT_ONCE,
-        Signs::Here { .. } => 0,
-        // A few more than the device takes, so that it never waits for us.
-        Signs::Away { parallel } => (parallel + parallel / 8 + 1).saturating_sub(load.items),
+        let signature_work = match signs {
+            Signs::Here { work } => work,
+            Signs::Away { .. } => 0,
+        };
+        (!due.is_empty()).then(|| Batch::new(due, pipeline.now(), signature_work))
     }
 }
 
 impl Load {
-    fn more(&mut self, other: Self) {
-        self.batches += other.batches;
-        self.items += other.items;
+    fn take(&mut self, items: usize) {
+        self.items += items;
+        self.unsigned += items;
     }
 
-    fn less(&mut self, other: Self) {
-        self.batches -= other.batches;
-        self.items -= other.items;
+    /// How many signatures may be begun now.
+    fn room(&self, signs: Signs, threads: usize) -> usize {
+        match signs {
+            _ if self.items > MOST_UNRELEASED => 0,
+            Signs::Here { .. } if self.threads < threads => MOST_AT_ONCE,
+            Signs::Here { .. } => 0,
+            // A few more than the device takes, so that it never waits for us.
+            Signs::Away { parallel } => (parallel + parallel / 8 + 1).saturating_sub(self.unsigned),
+        }
     }
 }

@@ -131,6 +131,14 @@ impl Pipeline {
         answers.into_iter().next().unwrap_or(Err(MintError::BrokenOff))
     }
 
+    fn lane_of(&self, signer: Signer) -> &Lane {
+        match signer {
+            Signer::Leaves => &self.leaves,
+            Signer::Authority => &self.authority,
+            Signer::Tokens => &self.tokens,
+        }
+    }
+
     /// How the key signs that is behind a queue now.
     fn signs(&self, signer: Signer) -> Signs {
         let authorities = self.mint.authorities();

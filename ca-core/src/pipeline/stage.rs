@@ -1,5 +1,7 @@
 //! What is handed from stage to stage. Each type is made by the stage before, and by nothing else.
 
+use futures_util::future::Shared;
+
 use crate::clock::Timestamp;
 use crate::csr::Csr;
 use crate::issuer::{self, IssueError, X509Svid};
@@ -143,7 +145,7 @@ impl Signed {
 
 impl Logged {
     /// Waits for the log's answer.
-    pub(super) async fn from(appending: Appending) -> Result<Self, LogError> {
+    pub(super) async fn from(appending: Shared<Appending>) -> Result<Self, LogError> {
         appending.await.map(Self)
     }
 }
