@@ -170,7 +170,7 @@ pub(crate) async fn authorities(
     Ok(authority::establish(&settings, &store, keys, &serials, now, urgency()).await?)
 }
 
-/// Takes every record and keeps none: the log's own cost is a row of its own, once there is a log.
+/// Takes every record and keeps none: the log's own cost is a row of its own, of the pipeline's.
 pub(crate) struct Forgetful;
 
 impl IssuanceLog for Forgetful {

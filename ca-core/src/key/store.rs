@@ -335,7 +335,7 @@ impl KeyName {
         self.part(1)
     }
 
-    /// What it signs: `x509` or `jwt`.
+    /// What it signs: `x509`, `jwt` or `log`.
     #[must_use]
     pub fn authority(&self) -> &str {
         self.part(2)
