@@ -212,17 +212,12 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         let mut turn = Turn { due: Vec::new(), late: Vec::new() };
         let mut taken = 0;
         while taken < most {
+            // Before it is anyone's turn: what is not served costs its class none.
+            state.pass_over(self.is_gone, now, &mut turn.late);
             let Some(class) = state.next_class() else { break };
             let Some(entry) = state.pop(class) else { break };
-            if (self.is_gone)(&entry.work) {
-                continue;
-            }
-            if entry.deadline <= now {
-                turn.late.push(entry);
-            } else {
-                taken += entry.items;
-                turn.due.push(entry);
-            }
+            taken += entry.items;
+            turn.due.push(entry);
         }
         state.lanes.iter_mut().for_each(|lane| lane.learn(now));
         let more = state.lanes.iter().any(|lane| !lane.entries.is_empty());
@@ -370,6 +365,19 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         lane.items += entry.items;
         lane.bytes += entry.size;
         lane.entries.push_back(entry);
+    }
+
+    /// Removes from the front of every class what is of no use any more: it is late, or nobody waits for it.
+    fn pass_over(&mut self, is_gone: fn(&T) -> bool, now: Instant, late: &mut Vec<Entry<C, T>>) {
+        let mut useless = |entry: &mut Entry<C, T>| entry.deadline <= now || is_gone(&entry.work);
+        for class in Class::ALL {
+            while let Some(entry) = self.lanes[class as usize].entries.pop_front_if(&mut useless) {
+                self.left(&entry);
+                if !is_gone(&entry.work) {
+                    late.push(entry);
+                }
+            }
+        }
     }
 
     /// Whose turn it is: a class that is owed one, the lowest first, since the highest has all other turns.
@@ -621,6 +629,28 @@ mod tests {
         assert_eq!((turn.late.len(), turn.due.len()), (1, 1));
         let late = Entry { deadline: now, ..entry(Class::New, 3, now) };
         assert_eq!(refusal(&queue, late, now), Refused::Late);
+    }
+
+    #[test]
+    fn what_is_late_costs_its_class_no_turn() {
+        let (queue, now) = (queue(), Instant::now());
+        let deadline = now + Duration::from_millis(10);
+        for _ in 0..40 {
+            queue.submit(Entry { deadline, ..entry(Class::Bulk, 1, now) }, now).unwrap();
+        }
+        for _ in 0..10 {
+            queue.submit(entry(Class::Bulk, 2, now), now).unwrap();
+        }
+        let (mut bulk, mut late) = (0, 0);
+        for _ in 0..101 {
+            while queue.waiting(Class::New) < 10 {
+                queue.submit(entry(Class::New, 3, now), now).unwrap();
+            }
+            let turn = queue.take(1, deadline);
+            bulk += turn.due.iter().filter(|entry| entry.class == Class::Bulk).count();
+            late += turn.late.len();
+        }
+        assert_eq!((bulk, late), (5, 40));
     }
 
     #[test]
