@@ -52,6 +52,19 @@ impl Minting {
         log: Arc<dyn IssuanceLog>,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let bounds =
+            Bounds { memory: 64 << 20, wait: Duration::from_secs(30), caller_percent: 100 };
+        Self::start_within(bounds, keys, leaves, log, clock).await
+    }
+
+    /// The same with other bounds of what waits.
+    pub(crate) async fn start_within(
+        bounds: Bounds,
+        keys: &dyn KeyStore,
+        leaves: Leaves,
+        log: Arc<dyn IssuanceLog>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let settings = settings();
         let trust_domain = settings.trust_domain.clone();
         let (serials, now) = (RandomSerials::new(), clock.now());
@@ -69,8 +82,6 @@ impl Minting {
             let key = keys.create(&name, KeyType::EcP256).await.unwrap();
             mint.delegate(delegation, key, now, urgency()).await.unwrap();
         }
-        let bounds =
-            Bounds { memory: 64 << 20, wait: Duration::from_secs(30), caller_percent: 100 };
         let pipeline = Pipeline::new(mint, bounds, clock, PipelineMetrics::default()).unwrap();
         tokio::spawn(Arc::clone(&pipeline).run());
         Self { pipeline, trust_domain, csr: csr() }
