@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use futures_util::future::{Either, join, join_all, select};
 use tokio::sync::oneshot;
 use tracing::Instrument;
@@ -97,7 +98,9 @@ impl Batch {
         async {
             // After a panic the callers learn that it was broken off: their answers went with it.
             if let Some(begun) = begun.await {
-                begun.finish(metrics).await;
+                let finishing = AssertUnwindSafe(begun.finish(metrics)).catch_unwind();
+                // A key or a log that panics must not end the queue for everyone.
+                let _ = finishing.await;
             }
         }
         .instrument(span)
