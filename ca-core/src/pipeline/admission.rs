@@ -189,7 +189,8 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         now: Instant,
     ) -> Result<SentAway<C, T>, (Entry<C, T>, Refused)> {
         let mut state = self.lock();
-        if state.check(&self.bounds, &entry, now).is_err() {
+        let has_room = state.bytes + entry.size <= self.bounds.memory;
+        if !has_room || state.check(&self.bounds, &entry, now).is_err() {
             state.sweep(self.is_gone, now);
         }
         if let Err(refused) = state.check(&self.bounds, &entry, now) {
@@ -273,10 +274,10 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         self.lock().lanes.iter().map(|lane| lane.items).sum()
     }
 
-    /// How long the next of a class would wait.
+    /// When one of a class that was refused may try again.
     #[must_use]
-    pub fn expected_wait(&self, class: Class) -> Duration {
-        self.lock().lanes[class as usize].expected_wait()
+    pub fn try_again(&self, class: Class) -> Duration {
+        self.lock().lanes[class as usize].try_again()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C, T>> {
@@ -321,12 +322,13 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         }
         let held = self.held.get(&(entry.caller.clone(), entry.class)).copied().unwrap_or_default();
         if held + entry.size > budget {
-            return Err(Refused::Budget(lane.expected_wait()));
+            return Err(Refused::Budget(lane.try_again()));
         }
         let patience = bounds.wait.min(entry.deadline - now);
         let wait = lane.expected_wait();
         if lane.items >= ALWAYS && wait > patience {
-            return Err(Refused::Full(wait.saturating_sub(patience).max(lane.pace)));
+            let again = wait.saturating_sub(patience).max(lane.pace);
+            return Err(Refused::Full(again.max(SOONEST)));
         }
         Ok(())
     }
@@ -344,7 +346,7 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         let all_lent: usize =
             Class::ALL.into_iter().filter(gives).map(|class| lent(self, class)).sum();
         if missing > all_lent {
-            return Err(Refused::Full(self.lanes[entry.class as usize].expected_wait()));
+            return Err(Refused::Full(self.lanes[entry.class as usize].try_again()));
         }
         let mut sent_away = Vec::new();
         for class in Class::ALL.into_iter().rev().filter(gives) {
@@ -369,9 +371,9 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
 
     /// Removes from the front of every class what is of no use any more: it is late, or nobody waits for it.
     fn pass_over(&mut self, is_gone: fn(&T) -> bool, now: Instant, late: &mut Vec<Entry<C, T>>) {
-        let mut useless = |entry: &mut Entry<C, T>| entry.deadline <= now || is_gone(&entry.work);
+        let useless = |entry: &mut Entry<C, T>| entry.deadline <= now || is_gone(&entry.work);
         for class in Class::ALL {
-            while let Some(entry) = self.lanes[class as usize].entries.pop_front_if(&mut useless) {
+            while let Some(entry) = self.lanes[class as usize].entries.pop_front_if(useless) {
                 self.left(&entry);
                 if !is_gone(&entry.work) {
                     late.push(entry);
@@ -428,6 +430,8 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
 
 /// How often a queue that refuses is looked through for what nobody waits for any more.
 const SWEEP: Duration = Duration::from_millis(10);
+/// Nobody is told to try again sooner, as long as no pace is known and however fast it is.
+const SOONEST: Duration = Duration::from_millis(1);
 /// Hundredths of a turn that are one.
 const WHOLE: usize = 100;
 /// More is owed to nobody: a class that could not be served for long does not get all turns at once.
@@ -442,6 +446,11 @@ impl<C, T> Lane<C, T> {
     /// How long the next one to come would wait.
     fn expected_wait(&self) -> Duration {
         self.pace.saturating_mul(u32::try_from(self.items + 1).unwrap_or(u32::MAX))
+    }
+
+    /// When one that was refused may try again.
+    fn try_again(&self) -> Duration {
+        self.expected_wait().max(SOONEST)
     }
 
     /// Learns from the time since the last turns, if others waited all the while. Those that go together count
@@ -669,6 +678,20 @@ mod tests {
         assert_eq!(queue.bytes(), SIZE);
         assert!(queue.take(8, later).due.is_empty());
         assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn nobody_makes_room_while_there_is_some_that_nobody_waits_for() {
+        let bounds = Bounds { memory: MEMORY, wait: Duration::from_secs(1), caller_percent: 100 };
+        let queue = Admission::new(bounds, |&work: &u32| work == 7);
+        let now = Instant::now();
+        for caller in 0..100 {
+            let class = if caller == 7 { Class::New } else { Class::Bulk };
+            queue.submit(entry(class, caller, now), now).unwrap();
+        }
+        let sent_away = queue.submit(entry(Class::New, 8, now), now).unwrap();
+        assert!(sent_away.is_empty(), "{sent_away:?}");
+        assert_eq!((queue.waiting(Class::New), queue.waiting(Class::Bulk)), (1, 99));
     }
 
     #[tokio::test]

@@ -75,7 +75,7 @@ impl Lane {
             Ok(sent_away) => {
                 self.metrics.admitted(class, items);
                 for entry in sent_away {
-                    let again = self.admission.expected_wait(entry.class);
+                    let again = self.admission.try_again(entry.class);
                     self.refuse(entry, Refused::Full(again));
                 }
                 Ok(given)
