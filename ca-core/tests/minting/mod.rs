@@ -144,11 +144,11 @@ pub(crate) fn order() -> Order {
     Order { caller, class: Class::New, deadline: Instant::now() + Duration::from_secs(60) }
 }
 
-fn urgency() -> Urgency {
+pub(crate) fn urgency() -> Urgency {
     Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
 }
 
-fn settings() -> AuthoritySettings {
+pub(crate) fn settings() -> AuthoritySettings {
     AuthoritySettings {
         trust_domain: TrustDomain::parse("faults.test").unwrap(),
         ca_key_type: KeyType::EcP256,
@@ -163,7 +163,7 @@ fn settings() -> AuthoritySettings {
     }
 }
 
-fn delegation() -> DelegationSettings {
+pub(crate) fn delegation() -> DelegationSettings {
     DelegationSettings {
         key_type: KeyType::EcP256,
         life: Duration::from_secs(7 * 86_400),
