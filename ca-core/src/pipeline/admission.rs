@@ -52,6 +52,15 @@ impl Class {
             Self::Bulk => 5,
         }
     }
+
+    /// The part of the bound on the wait up to which it is let in, in percent. A place in a long line is no use to
+    /// who is about to be without an SVID: what its class cannot serve soon is better told at once.
+    fn patience(self) -> u32 {
+        match self {
+            Self::Expiring => 12,
+            Self::New | Self::Refresh | Self::Bulk => 100,
+        }
+    }
 }
 
 /// How much may wait.
@@ -59,7 +68,8 @@ impl Class {
 pub struct Bounds {
     /// Bytes of all that waits.
     pub memory: usize,
-    /// What is likely to wait longer than this is refused; [`ALWAYS`] of a class are let in all the same.
+    /// What is likely to wait longer than this, or than three quarters of the time that is left to it, is
+    /// refused, and what is expiring at an eighth of that; [`ALWAYS`] of a class are let in all the same.
     pub wait: Duration,
     /// The most that one caller may hold of [`memory`](Self::memory) in one class, in percent: a class is
     /// only what its caller says.
@@ -324,7 +334,9 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         if held + entry.size > budget {
             return Err(Refused::Budget(lane.try_again()));
         }
-        let patience = bounds.wait.min(entry.deadline - now);
+        // A quarter of the time is for what the estimate does not know, and for signing.
+        let useful = (entry.deadline - now) * 3 / 4;
+        let patience = bounds.wait.min(useful) * entry.class.patience() / 100;
         let wait = lane.expected_wait();
         if lane.items >= ALWAYS && wait > patience {
             let again = wait.saturating_sub(patience).max(lane.pace);
@@ -607,6 +619,24 @@ mod tests {
             wait >= Duration::from_millis(100) && wait <= Duration::from_millis(400),
             "{wait:?}"
         );
+    }
+
+    #[test]
+    fn of_a_long_line_what_is_expiring_may_wait_an_eighth() {
+        let mut lengths = Vec::new();
+        for class in [Class::Expiring, Class::New] {
+            let (queue, mut now) = (queue_with(Duration::from_secs(2), 100), Instant::now());
+            // A place each 20 ms, so that 64 may always wait: 1.3 s.
+            while queue.submit(entry(class, 0, now), now).is_ok() && queue.waiting(class) < 90 {
+                if queue.waiting(class) > 40 {
+                    now += Duration::from_millis(20);
+                    queue.take(1, now);
+                    queue.submit(entry(class, 0, now), now).unwrap();
+                }
+            }
+            lengths.push(queue.waiting(class));
+        }
+        assert_eq!(lengths, [ALWAYS, 90]);
     }
 
     #[test]
