@@ -54,6 +54,8 @@ async fn ten_times_the_capacity_costs_no_throughput_and_every_class_has_its_shar
         let part = released(class) / all;
         assert!(part >= share * strict_or(0.9, 0.6), "{class:?}: {part:.3} of {share}");
     }
+    let (first, last) = (run.of(Class::Expiring).wait(99), run.of(Class::Bulk).wait(99));
+    assert!(first * 4 <= last * strict_or(1, 2), "expiring waits {first:?}, bulk {last:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
