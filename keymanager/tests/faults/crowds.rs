@@ -300,7 +300,7 @@ impl Run {
 
     /// What holds of every run.
     fn check(&self, capacity: f64, signed: u64) {
-        // So many would be half of the device's own, and no measure of overload.
+        // With less, it is not the device that bounds.
         assert!(capacity > strict_or(1_600.0, 500.0), "{capacity}/s with callers that wait");
         let least = strict_or(0.9, 0.6);
         assert!(self.goodput >= least * capacity, "{}/s of {capacity}/s", self.goodput);
