@@ -6,10 +6,11 @@ ARGS ?= dev --once
 # The part of the benches that `make bench` runs, such as `mint`; all of them when empty.
 ONLY ?=
 # How long `make soak` is: signatures among random faults, new starts of the token's library, the time for
-# which the token is away, and kills of a process that mints.
+# which the token is away, that of each overload, and kills of a process that mints.
 SOAK_SIGNATURES ?= 1000000
 SOAK_RECOVERIES ?= 10000
 SOAK_AWAY_MILLISECONDS ?= 5000
+SOAK_OVERLOAD_SECONDS ?= 60
 SOAK_KILLS ?= 1000
 
 .DEFAULT_GOAL := help
@@ -38,10 +39,11 @@ bench: ## every speed claim beside its limit, or the part that ONLY=... names
 soak: export SOAK_SIGNATURES := $(SOAK_SIGNATURES)
 soak: export SOAK_RECOVERIES := $(SOAK_RECOVERIES)
 soak: export SOAK_AWAY_MILLISECONDS := $(SOAK_AWAY_MILLISECONDS)
+soak: export SOAK_OVERLOAD_SECONDS := $(SOAK_OVERLOAD_SECONDS)
 soak: export SOAK_KILLS := $(SOAK_KILLS)
 soak: ## the long form of the fault tests: minutes of random faults, and the figures
 	@.ci/install rust token
 	@. .ci/env && cargo test --release --locked -p keymanager --test faults -- \
-		--nocapture --test-threads 1 soak:: among_random_faults a_hundred_thousand
+		--nocapture --test-threads 1 soak:: crowds:: among_random_faults a_hundred_thousand
 	@. .ci/env && cargo test --release --locked -p ca-core --test crash -- \
 		--nocapture --test-threads 1 whatever_was_released

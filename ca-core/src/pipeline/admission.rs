@@ -52,6 +52,15 @@ impl Class {
             Self::Bulk => 5,
         }
     }
+
+    /// The part of the bound on the wait up to which it is let in, in percent. A place in a long line is no use to
+    /// who is about to be without an SVID: what its class cannot serve soon is better told at once.
+    fn patience(self) -> u32 {
+        match self {
+            Self::Expiring => 12,
+            Self::New | Self::Refresh | Self::Bulk => 100,
+        }
+    }
 }
 
 /// How much may wait.
@@ -59,7 +68,8 @@ impl Class {
 pub struct Bounds {
     /// Bytes of all that waits.
     pub memory: usize,
-    /// What is likely to wait longer than this is refused; [`ALWAYS`] of a class are let in all the same.
+    /// What is likely to wait longer than this, or than three quarters of the time that is left to it, is
+    /// refused, and what is expiring at an eighth of that; [`ALWAYS`] of a class are let in all the same.
     pub wait: Duration,
     /// The most that one caller may hold of [`memory`](Self::memory) in one class, in percent: a class is
     /// only what its caller says.
@@ -189,7 +199,8 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         now: Instant,
     ) -> Result<SentAway<C, T>, (Entry<C, T>, Refused)> {
         let mut state = self.lock();
-        if state.check(&self.bounds, &entry, now).is_err() {
+        let has_room = state.bytes + entry.size <= self.bounds.memory;
+        if !has_room || state.check(&self.bounds, &entry, now).is_err() {
             state.sweep(self.is_gone, now);
         }
         if let Err(refused) = state.check(&self.bounds, &entry, now) {
@@ -212,17 +223,12 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         let mut turn = Turn { due: Vec::new(), late: Vec::new() };
         let mut taken = 0;
         while taken < most {
+            // Before it is anyone's turn: what is not served costs its class none.
+            state.pass_over(self.is_gone, now, &mut turn.late);
             let Some(class) = state.next_class() else { break };
             let Some(entry) = state.pop(class) else { break };
-            if (self.is_gone)(&entry.work) {
-                continue;
-            }
-            if entry.deadline <= now {
-                turn.late.push(entry);
-            } else {
-                taken += entry.items;
-                turn.due.push(entry);
-            }
+            taken += entry.items;
+            turn.due.push(entry);
         }
         state.lanes.iter_mut().for_each(|lane| lane.learn(now));
         let more = state.lanes.iter().any(|lane| !lane.entries.is_empty());
@@ -278,10 +284,10 @@ impl<C: Clone + Eq + Hash, T> Admission<C, T> {
         self.lock().lanes.iter().map(|lane| lane.items).sum()
     }
 
-    /// How long the next of a class would wait.
+    /// When one of a class that was refused may try again.
     #[must_use]
-    pub fn expected_wait(&self, class: Class) -> Duration {
-        self.lock().lanes[class as usize].expected_wait()
+    pub fn try_again(&self, class: Class) -> Duration {
+        self.lock().lanes[class as usize].try_again()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C, T>> {
@@ -326,12 +332,15 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         }
         let held = self.held.get(&(entry.caller.clone(), entry.class)).copied().unwrap_or_default();
         if held + entry.size > budget {
-            return Err(Refused::Budget(lane.expected_wait()));
+            return Err(Refused::Budget(lane.try_again()));
         }
-        let patience = bounds.wait.min(entry.deadline - now);
+        // A quarter of the time is for what the estimate does not know, and for signing.
+        let useful = (entry.deadline - now) * 3 / 4;
+        let patience = bounds.wait.min(useful) * entry.class.patience() / 100;
         let wait = lane.expected_wait();
         if lane.items >= ALWAYS && wait > patience {
-            return Err(Refused::Full(wait.saturating_sub(patience).max(lane.pace)));
+            let again = wait.saturating_sub(patience).max(lane.pace);
+            return Err(Refused::Full(again.max(SOONEST)));
         }
         Ok(())
     }
@@ -349,7 +358,7 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         let all_lent: usize =
             Class::ALL.into_iter().filter(gives).map(|class| lent(self, class)).sum();
         if missing > all_lent {
-            return Err(Refused::Full(self.lanes[entry.class as usize].expected_wait()));
+            return Err(Refused::Full(self.lanes[entry.class as usize].try_again()));
         }
         let mut sent_away = Vec::new();
         for class in Class::ALL.into_iter().rev().filter(gives) {
@@ -370,6 +379,19 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         lane.items += entry.items;
         lane.bytes += entry.size;
         lane.entries.push_back(entry);
+    }
+
+    /// Removes from the front of every class what is of no use any more: it is late, or nobody waits for it.
+    fn pass_over(&mut self, is_gone: fn(&T) -> bool, now: Instant, late: &mut Vec<Entry<C, T>>) {
+        let useless = |entry: &mut Entry<C, T>| entry.deadline <= now || is_gone(&entry.work);
+        for class in Class::ALL {
+            while let Some(entry) = self.lanes[class as usize].entries.pop_front_if(useless) {
+                self.left(&entry);
+                if !is_gone(&entry.work) {
+                    late.push(entry);
+                }
+            }
+        }
     }
 
     /// Whose turn it is: a class that is owed one, the lowest first, since the highest has all other turns.
@@ -420,6 +442,8 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
 
 /// How often a queue that refuses is looked through for what nobody waits for any more.
 const SWEEP: Duration = Duration::from_millis(10);
+/// Nobody is told to try again sooner, as long as no pace is known and however fast it is.
+const SOONEST: Duration = Duration::from_millis(1);
 /// Hundredths of a turn that are one.
 const WHOLE: usize = 100;
 /// More is owed to nobody: a class that could not be served for long does not get all turns at once.
@@ -434,6 +458,11 @@ impl<C, T> Lane<C, T> {
     /// How long the next one to come would wait.
     fn expected_wait(&self) -> Duration {
         self.pace.saturating_mul(u32::try_from(self.items + 1).unwrap_or(u32::MAX))
+    }
+
+    /// When one that was refused may try again.
+    fn try_again(&self) -> Duration {
+        self.expected_wait().max(SOONEST)
     }
 
     /// Learns from the time since the last turns, if others waited all the while. Those that go together count
@@ -593,6 +622,24 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_line_what_is_expiring_may_wait_an_eighth() {
+        let mut lengths = Vec::new();
+        for class in [Class::Expiring, Class::New] {
+            let (queue, mut now) = (queue_with(Duration::from_secs(2), 100), Instant::now());
+            // A place each 20 ms, so that 64 may always wait: 1.3 s.
+            while queue.submit(entry(class, 0, now), now).is_ok() && queue.waiting(class) < 90 {
+                if queue.waiting(class) > 40 {
+                    now += Duration::from_millis(20);
+                    queue.take(1, now);
+                    queue.submit(entry(class, 0, now), now).unwrap();
+                }
+            }
+            lengths.push(queue.waiting(class));
+        }
+        assert_eq!(lengths, [ALWAYS, 90]);
+    }
+
+    #[test]
     fn a_caller_may_hold_its_part_of_a_class_and_no_more() {
         let (queue, now) = (queue_with(Duration::from_secs(1), 20), Instant::now());
         for _ in 0..20 {
@@ -624,6 +671,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_late_costs_its_class_no_turn() {
+        let (queue, now) = (queue(), Instant::now());
+        let deadline = now + Duration::from_millis(10);
+        for _ in 0..40 {
+            queue.submit(Entry { deadline, ..entry(Class::Bulk, 1, now) }, now).unwrap();
+        }
+        for _ in 0..10 {
+            queue.submit(entry(Class::Bulk, 2, now), now).unwrap();
+        }
+        let (mut bulk, mut late) = (0, 0);
+        for _ in 0..101 {
+            while queue.waiting(Class::New) < 10 {
+                queue.submit(entry(Class::New, 3, now), now).unwrap();
+            }
+            let turn = queue.take(1, deadline);
+            bulk += turn.due.iter().filter(|entry| entry.class == Class::Bulk).count();
+            late += turn.late.len();
+        }
+        assert_eq!((bulk, late), (5, 40));
+    }
+
+    #[test]
     fn what_nobody_waits_for_is_neither_served_nor_in_the_way() {
         static GONE: AtomicBool = AtomicBool::new(false);
         let bounds = Bounds { memory: MEMORY, wait: Duration::from_secs(1), caller_percent: 20 };
@@ -639,6 +708,20 @@ mod tests {
         assert_eq!(queue.bytes(), SIZE);
         assert!(queue.take(8, later).due.is_empty());
         assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn nobody_makes_room_while_there_is_some_that_nobody_waits_for() {
+        let bounds = Bounds { memory: MEMORY, wait: Duration::from_secs(1), caller_percent: 100 };
+        let queue = Admission::new(bounds, |&work: &u32| work == 7);
+        let now = Instant::now();
+        for caller in 0..100 {
+            let class = if caller == 7 { Class::New } else { Class::Bulk };
+            queue.submit(entry(class, caller, now), now).unwrap();
+        }
+        let sent_away = queue.submit(entry(Class::New, 8, now), now).unwrap();
+        assert!(sent_away.is_empty(), "{sent_away:?}");
+        assert_eq!((queue.waiting(Class::New), queue.waiting(Class::Bulk)), (1, 99));
     }
 
     #[tokio::test]

@@ -154,8 +154,14 @@ impl Steps {
         }
     }
 
-    /// Has signed what is not signed here; breaks off if the caller leaves.
-    pub(super) async fn sign_away(mut self) -> Self {
+    /// Has signed what is not signed here; breaks off if the caller leaves. After a panic of a key there is only the
+    /// number of the wishes, whose caller learns that they were broken off.
+    pub(super) async fn sign_away(self) -> Result<Self, usize> {
+        let items = self.items;
+        AssertUnwindSafe(self.signed()).catch_unwind().await.map_err(|_| items)
+    }
+
+    async fn signed(mut self) -> Self {
         if !self.steps.iter().any(|step| matches!(step, Step::Prepared(_))) {
             return self;
         }
@@ -184,11 +190,15 @@ impl Steps {
     /// Waits for the log, and answers. Says how many wishes there were.
     pub(super) async fn release(self, metrics: &LaneMetrics) -> usize {
         let items = self.items;
-        let logged = match self.appending.clone() {
-            Some(appending) => Logged::from(appending).await,
-            None => Err(LogError::Closed),
+        let answered = async {
+            let logged = match self.appending.clone() {
+                Some(appending) => Logged::from(appending).await,
+                None => Err(LogError::Closed),
+            };
+            self.answer(&logged, metrics);
         };
-        self.answer(&logged, metrics);
+        // A log that panics must not end the queue for everyone.
+        let _ = AssertUnwindSafe(answered).catch_unwind().await;
         items
     }
 

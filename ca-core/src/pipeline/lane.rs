@@ -96,7 +96,7 @@ impl Lane {
             Ok(sent_away) => {
                 self.metrics.admitted(class, items);
                 for entry in sent_away {
-                    let again = self.admission.expected_wait(entry.class);
+                    let again = self.admission.try_again(entry.class);
                     self.refuse(entry, Refused::Full(again));
                 }
                 Ok(given)
@@ -142,9 +142,15 @@ impl Lane {
                     News::Idle => load.threads -= 1,
                 },
                 Some(steps) = signing.next(), if !signing.is_empty() => {
-                    let steps: Steps = steps;
-                    load.unsigned -= steps.items();
-                    releasing.push(steps.release(&self.metrics));
+                    let steps: Result<Steps, usize> = steps;
+                    load.unsigned -= steps.as_ref().map_or_else(|items| *items, Steps::items);
+                    match steps {
+                        Ok(steps) => releasing.push(steps.release(&self.metrics)),
+                        Err(items) => {
+                            load.items -= items;
+                            self.unreleased.fetch_sub(items, Ordering::Relaxed);
+                        }
+                    }
                 }
                 Some(items) = releasing.next(), if !releasing.is_empty() => {
                     load.items -= items;

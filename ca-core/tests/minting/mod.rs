@@ -52,6 +52,19 @@ impl Minting {
         log: Arc<dyn IssuanceLog>,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let bounds =
+            Bounds { memory: 64 << 20, wait: Duration::from_secs(30), caller_percent: 100 };
+        Self::start_within(bounds, keys, leaves, log, clock).await
+    }
+
+    /// The same with other bounds of what waits.
+    pub(crate) async fn start_within(
+        bounds: Bounds,
+        keys: &dyn KeyStore,
+        leaves: Leaves,
+        log: Arc<dyn IssuanceLog>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let settings = settings();
         let trust_domain = settings.trust_domain.clone();
         let (serials, now) = (RandomSerials::new(), clock.now());
@@ -69,8 +82,6 @@ impl Minting {
             let key = keys.create(&name, KeyType::EcP256).await.unwrap();
             mint.delegate(delegation, key, now, urgency()).await.unwrap();
         }
-        let bounds =
-            Bounds { memory: 64 << 20, wait: Duration::from_secs(30), caller_percent: 100 };
         let pipeline = Pipeline::new(mint, bounds, clock, PipelineMetrics::default()).unwrap();
         tokio::spawn(Arc::clone(&pipeline).run());
         Self { pipeline, trust_domain, csr: csr() }
@@ -133,11 +144,11 @@ pub(crate) fn order() -> Order {
     Order { caller, class: Class::New, deadline: Instant::now() + Duration::from_secs(60) }
 }
 
-fn urgency() -> Urgency {
+pub(crate) fn urgency() -> Urgency {
     Urgency::within(Priority::New, Duration::from_secs(60), Instant::now())
 }
 
-fn settings() -> AuthoritySettings {
+pub(crate) fn settings() -> AuthoritySettings {
     AuthoritySettings {
         trust_domain: TrustDomain::parse("faults.test").unwrap(),
         ca_key_type: KeyType::EcP256,
@@ -152,7 +163,7 @@ fn settings() -> AuthoritySettings {
     }
 }
 
-fn delegation() -> DelegationSettings {
+pub(crate) fn delegation() -> DelegationSettings {
     DelegationSettings {
         key_type: KeyType::EcP256,
         life: Duration::from_secs(7 * 86_400),

@@ -3,7 +3,7 @@
 //!
 //! The token is SoftHSM behind the fault-injecting proxy. Faults are the process's, so each test takes its
 //! turn with the device ([`bench::Bench`]); what only SoftHSM itself can show runs in processes of its own
-//! ([`alone`]). The tests of [`soak`] are short here and long in `make soak`.
+//! ([`alone`]). The tests of [`soak`] and [`crowds`] are short here and long in `make soak`.
 
 #![expect(clippy::unwrap_used, reason = "tests: the message is the line")]
 
@@ -11,6 +11,7 @@ mod alone;
 mod batches;
 mod bench;
 mod codes;
+mod crowds;
 mod hangs;
 mod load;
 mod log;
