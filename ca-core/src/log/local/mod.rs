@@ -84,6 +84,7 @@ impl LocalLog {
         let directory = &settings.directory;
         let lock = recovery::lock(directory)?;
         let found = recovery::find(directory)?;
+        found.admits(writer)?;
         let mut tiles = recovery::tree_within(directory, &found, known)?;
         found.cut()?;
         recovery::complete(&mut tiles, &found, known)?;

@@ -290,6 +290,24 @@ async fn a_log_whose_older_records_are_gone_is_continued_over_its_hashes_alone()
 }
 
 #[tokio::test]
+async fn a_run_whose_number_was_had_is_refused_and_the_log_left_as_it_is() {
+    let mut place = Place::new();
+    place.run(&[(at(0), 5)]).await;
+    place.run(&[(at(0), 5), (at(1), 5)]).await;
+    let segments = place.segments();
+    for number in [1, 2] {
+        place.writer = number - 1;
+        let refused = place.open(&[]).unwrap_err();
+        let is_old = matches!(refused, OpenError::OldWriter { last, .. } if last.number() == 2);
+        assert!(is_old, "{refused}");
+        assert!(refused.to_string().contains("Restore the newest copy of the state store"));
+    }
+    assert_eq!(place.segments(), segments);
+    place.writer = 2;
+    assert!(place.open(&[]).is_ok());
+}
+
+#[tokio::test]
 async fn a_log_is_open_once() {
     let mut place = Place::new();
     let log = place.open(&[]).unwrap();
