@@ -22,6 +22,7 @@ use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::admin::Admin;
+use crate::audit::Audit;
 use crate::bundle::Bundles;
 use crate::debug::Debug;
 use crate::health::Health;
@@ -67,11 +68,11 @@ pub struct Services {
 }
 
 impl Services {
-    pub(crate) fn router(self) -> Router {
-        let admin = AdminServer::new(Admin::new(&self));
+    pub(crate) fn router(self, audit: &Arc<Audit>) -> Router {
+        let admin = AdminServer::new(Admin::new(&self, Arc::clone(audit)));
         let Self { pipeline, log_levels, metrics, .. } = self;
         let mint = Arc::clone(pipeline.mint());
-        let svids = SvidServer::new(Svids::new(pipeline, metrics));
+        let svids = SvidServer::new(Svids::new(pipeline, metrics, Arc::clone(audit)));
         let bundles = BundleServer::new(Bundles::new(mint.clone()));
         let debug = DebugServer::new(Debug::new(mint.clone()));
         let logger = LoggerServer::new(Logger::new(log_levels));

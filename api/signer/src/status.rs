@@ -91,12 +91,45 @@ pub(crate) enum Document {
     JwtSvid,
 }
 
-impl fmt::Display for Document {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Document {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::X509Svid => "X509-SVID",
             Self::JwtSvid => "JWT-SVID",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What kind of reason a failure is, for those who count and bound what is written of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request cannot be read, or proves nothing.
+    Request,
+    /// It was understood, and may not be.
+    Policy,
+    /// There is more to do than can be done now.
+    Overload,
+    /// A fault of ours.
+    Failure,
+}
+
+impl Kind {
+    /// All, each at its number.
+    pub(crate) const ALL: [Self; 4] = [Self::Request, Self::Policy, Self::Overload, Self::Failure];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Policy => "policy",
+            Self::Overload => "overload",
+            Self::Failure => "failure",
+        }
     }
 }
 
@@ -107,6 +140,22 @@ impl Failure {
             MintError::Csr(error) => Self::Csr(error),
             MintError::Refused(refusal) => Self::Refused(refusal),
             other => Self::Mint(document, other),
+        }
+    }
+
+    /// What kind of reason it is.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Mint(
+                _,
+                MintError::NotAdmitted(_)
+                | MintError::Log(LogError::Busy)
+                | MintError::X509(IssueError::Sign(SignError::Busy { .. }))
+                | MintError::Jwt(TokenError::Sign(SignError::Busy { .. })),
+            ) => Kind::Overload,
+            _ if self.is_ours() => Kind::Failure,
+            Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) => Kind::Policy,
+            _ => Kind::Request,
         }
     }
 
