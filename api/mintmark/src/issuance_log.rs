@@ -10,12 +10,13 @@ use ca_core::authority::KeyCreation;
 use ca_core::clock::Timestamp;
 use ca_core::id::TrustDomain;
 use ca_core::key::{KeyStore, Priority, SignError, Urgency};
-use ca_core::log::LogError;
 use ca_core::log::identity::{self, Identity, IdentityError};
 use ca_core::log::local::{LocalLog, LogSettings, OpenError, RealDisk};
+use ca_core::log::metrics::LogMetrics;
 use ca_core::log::tree::{
     Checkpoint, CheckpointBody, CheckpointError, Head, Origin, TextError, sign_checkpoint,
 };
+use ca_core::log::{Durability, LogError};
 use ca_core::store::StateStore;
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -94,6 +95,7 @@ impl IssuanceLog {
         store: Arc<dyn StateStore>,
         keys: &dyn KeyStore,
         now: Timestamp,
+        metrics: LogMetrics,
     ) -> Result<Self, IssuanceLogError> {
         let origin = identity::origin(trust_domain, &settings.name)?;
         let identity = identity::begin(&origin, trust_domain, creation, &*store, keys).await?;
@@ -113,7 +115,8 @@ impl IssuanceLog {
             LogSettings { directory: directory.clone(), durability: settings.durability };
         let writer = identity.writer;
         let opened = tokio::task::spawn_blocking(move || {
-            LocalLog::open(&log_settings, Arc::new(RealDisk), writer, &known, now)
+            let disk = Arc::new(RealDisk);
+            LocalLog::open_counted(&log_settings, disk, writer, &known, now, metrics)
         });
         let opened = opened.await.map_err(|error| file(&directory, io::Error::other(error)))?;
         let log = Arc::new(opened?);
@@ -127,6 +130,13 @@ impl IssuanceLog {
             durability = %settings.durability,
             "the issuance log is open"
         );
+        if let Durability::Relaxed { window_ms } = settings.durability {
+            tracing::warn!(
+                window_ms,
+                "durability is relaxed: what is issued in the last {window_ms} ms before a crash of this machine may \
+                 be missing from the issuance log, though it was released"
+            );
+        }
         // For those who check heads by other programs. Who trusts it gets it by another way.
         let vkey = format!("{}\n", identity.key.vkey());
         blocking(&directory.join("vkey"), move |path| replace(path, vkey.as_bytes())).await?;
@@ -148,8 +158,10 @@ impl IssuanceLog {
             let state = kept.borrow_and_update().clone();
             if let Err(error) = self.sign(state.head).await {
                 tracing::error!(%error, "the head of the issuance log is not signed; it is tried again");
-                tokio::time::sleep(PAUSE).await;
-                continue;
+                tokio::select! {
+                    error = self.log.failed() => return error,
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
             }
             if state.trouble != trouble {
                 trouble = state.trouble;
@@ -196,6 +208,7 @@ impl IssuanceLog {
             .await
             .map_err(io::Error::other)??;
         *signed = Some(head);
+        self.log.signed(head.size, Instant::now());
         Ok(())
     }
 }

@@ -139,8 +139,9 @@ impl Server {
         let record: Arc<dyn StateStore> = store.clone();
         let creation = settings.authorities.key_creation;
         let domain = &settings.trust_domain;
-        let log =
-            IssuanceLog::open(&settings.log, domain, creation, record, &*keys, clock.now()).await?;
+        let (counted, now) = (monitoring.log.clone(), clock.now());
+        let log = IssuanceLog::open(&settings.log, domain, creation, record, &*keys, now, counted)
+            .await?;
         let records = Arc::clone(log.log());
         let mint = Arc::new(Mint::new(authorities, mode, Box::new(serials), records));
         let service_metrics = monitoring.service.clone();
@@ -186,7 +187,7 @@ impl Server {
         let pipeline = Arc::clone(&services.pipeline);
         let mint = Arc::clone(pipeline.mint());
         let minting = tokio::spawn(Arc::clone(&pipeline).run());
-        monitoring.serving(&mint, &keys);
+        monitoring.serving(&mint, &keys, log.log());
         tracing::info!(socket = %socket.path().display(), "serving");
         let mut failure = None;
         let shutdown = async {
