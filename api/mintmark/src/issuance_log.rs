@@ -150,6 +150,12 @@ impl IssuanceLog {
         &self.log
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        self.identity.key.name()
+    }
+
     /// Signs each new head, and keeps it here and in the state store, until the log fails.
     pub async fn keep_signed(&self) -> LogError {
         let mut kept = self.log.kept();
@@ -198,7 +204,7 @@ impl IssuanceLog {
         if signed.is_some_and(|signed| signed.size >= head.size) {
             return Ok(());
         }
-        let origin: &Origin = self.identity.key.name();
+        let origin = self.origin();
         let body = CheckpointBody { origin: origin.clone(), head };
         let urgency = Urgency::within(Priority::New, LONGEST_SIGNATURE, Instant::now());
         let checkpoint = sign_checkpoint(body, &*self.identity.signing, urgency).await?;

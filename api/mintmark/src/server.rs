@@ -155,6 +155,7 @@ impl Server {
             keys: Arc::clone(&keys),
             record: store.clone(),
             ca_ttl: settings.authorities.ca_ttl,
+            log: log.origin().clone(),
             log_levels,
             metrics: monitoring.service.clone(),
             version: VERSION,

@@ -8,7 +8,8 @@ use ca_core::authority::{AuthorityKind, KnownKey, Ledger, Retirement, Standing};
 use ca_core::clock::{Clock, Timestamp};
 use ca_core::excerpt::Excerpt;
 use ca_core::key::{KeyName, KeyStore, PublicKey};
-use ca_core::log::Caller;
+use ca_core::log::tree::Origin;
+use ca_core::log::{Caller, identity};
 use ca_core::mint::Mint;
 use ca_core::store::StateStore;
 use mintmark_proto::admin::v1::authority::State;
@@ -25,6 +26,7 @@ pub(crate) struct Admin {
     keys: Arc<dyn KeyStore>,
     record: Arc<dyn StateStore>,
     ca_ttl: Duration,
+    log: Origin,
     clock: Arc<dyn Clock>,
     version: &'static str,
     audit: Arc<Audit>,
@@ -32,9 +34,9 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) fn new(services: &Services, audit: Arc<Audit>) -> Self {
-        let Services { pipeline, clock, keys, record, ca_ttl, version, .. } = services.clone();
+        let Services { pipeline, clock, keys, record, ca_ttl, log, version, .. } = services.clone();
         let mint = Arc::clone(pipeline.mint());
-        Self { mint, keys, record, ca_ttl, clock, version, audit }
+        Self { mint, keys, record, ca_ttl, log, clock, version, audit }
     }
 
     fn x509_authority(&self) -> wire::Authority {
@@ -92,6 +94,15 @@ impl Admin {
         Ok(retired.await?)
     }
 
+    async fn log_head(&self) -> Result<wire::GetLogHeadResponse, Failure> {
+        let known = identity::known(&self.log, &*self.record).await?.ok_or(Failure::LogMissing)?;
+        Ok(wire::GetLogHeadResponse {
+            origin: self.log.as_str().to_owned(),
+            verifier_key: known.key.vkey(),
+            checkpoint: known.newest.map(|head| head.to_string()).unwrap_or_default(),
+        })
+    }
+
     /// Has it written down why something was not done.
     fn told<T>(
         &self,
@@ -147,6 +158,15 @@ impl admin_server::Admin for Admin {
         let end = self.told(&caller, "retirement of a key", || Some(key.clone()), end)?;
         tracing::info!(%caller, %key, certificates_end = %end, "key retired");
         Ok(Response::new(wire::RetireKeyResponse { certificates_end: end.unix() }))
+    }
+
+    async fn get_log_head(
+        &self,
+        request: Request<wire::GetLogHeadRequest>,
+    ) -> Result<Response<wire::GetLogHeadResponse>, Status> {
+        let caller = caller(&request)?;
+        let head = self.log_head().await;
+        Ok(Response::new(self.told(&caller, "the head of the log", || None, head)?))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ca_core::clock::Clock;
 use ca_core::excerpt::Excerpt;
 use ca_core::key::KeyStore;
+use ca_core::log::tree::Origin;
 use ca_core::pipeline::Pipeline;
 use ca_core::store::StateStore;
 use mintmark_proto::admin::v1::admin_server::AdminServer;
@@ -59,6 +60,8 @@ pub struct Services {
     pub record: Arc<dyn StateStore>,
     /// The life of a new authority: so long may last what a retired key has signed.
     pub ca_ttl: Duration,
+    /// The name of the issuance log.
+    pub log: Origin,
     /// What `SetLogLevel` changes.
     pub log_levels: Arc<LogLevels>,
     /// Where it is counted what was minted.

@@ -14,6 +14,7 @@ use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
 use ca_core::key::{PublicKeyError, SignError};
 use ca_core::log::LogError;
+use ca_core::log::identity::IdentityError;
 use ca_core::mint::MintError;
 use ca_core::pipeline::admission::Refused;
 use ca_core::policy::Refusal;
@@ -61,6 +62,12 @@ pub(crate) enum Failure {
     /// The public half of the key to retire is none.
     #[error("public key: {0}")]
     PublicKey(#[from] PublicKeyError),
+    /// The record of the issuance log was not read.
+    #[error(transparent)]
+    LogRecord(#[from] IdentityError),
+    /// No issuance log was begun.
+    #[error("the state store knows of no issuance log")]
+    LogMissing,
     /// The new log level is the one that means none.
     #[error("log level is unspecified")]
     LogLevelUnspecified,
@@ -167,6 +174,7 @@ impl Failure {
             Self::Mint(..)
             | Self::TooSlow { .. }
             | Self::KeyRecord(_)
+            | Self::LogRecord(_)
             | Self::LogLevel(_)
             | Self::CallerUnknown => true,
             Self::CsrMissing
@@ -175,6 +183,7 @@ impl Failure {
             | Self::Id(_)
             | Self::Refused(_)
             | Self::BundleMissing
+            | Self::LogMissing
             | Self::KeyName(_)
             | Self::PublicKey(_)
             | Self::LogLevelUnspecified
@@ -212,6 +221,10 @@ impl From<Failure> for Status {
             )),
             Failure::BundleMissing => Self::not_found("bundle not found"),
             Failure::KeyRecord(error) => key_record(&error),
+            Failure::LogRecord(_) => Self::unavailable(
+                "the record of the issuance log cannot be read; the server's log says why",
+            ),
+            Failure::LogMissing => Self::not_found(failure.to_string()),
             Failure::KeyName(_) => invalid(failure.to_string()),
             Failure::PublicKey(error) => invalid(format!("malformed public key: {error}")),
             Failure::LogLevelUnspecified => {
