@@ -196,6 +196,7 @@ impl Server {
                 () = shutdown => {}
                 reason = stuck(&*keys) => failure = Some(ServerError::KeysStuck(reason)),
                 error = log.keep_signed() => failure = Some(ServerError::LogFailed(error)),
+                never = log.keep_indexed() => match never {},
                 never = issuing_keys.keep_fresh() => match never {},
                 never = prepared.keep_right(&*store, &*keys) => match never {},
             }

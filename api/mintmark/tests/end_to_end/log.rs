@@ -100,6 +100,22 @@ fn what_was_issued_is_found_by_what_names_it() {
 }
 
 #[test]
+fn a_server_indexes_the_files_that_have_ended() {
+    let site = stopped();
+    let (ended, written) = ([0, 3], 7);
+    let index = |first: u64| directory(&site).join(format!("index/{first:020}.idx"));
+    assert!(!index(0).exists());
+    let server = site.start();
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !ended.iter().all(|&first| index(first).exists()) {
+        assert!(Instant::now() < limit, "{}", server.log());
+        sleep(Duration::from_millis(20));
+    }
+    assert!(!index(written).exists());
+    assert!(server.stop().contains("a file of the issuance log was indexed"));
+}
+
+#[test]
 fn a_program_of_others_accepts_the_proofs_and_the_copy() {
     let site = stopped();
     let vkey = fs::read_to_string(directory(&site).join("vkey")).unwrap();
@@ -243,7 +259,7 @@ fn everything_that_reads_works_beside_a_server() {
     assert_eq!((&shown["good"], &shown["entries"]), (&true.into(), &3.into()));
     assert_eq!(shown["notes"], json("[]"));
     assert_eq!(shown["key_from"], BY_SERVER);
-    assert_eq!(shown["heads"][0]["from"], format!("in {BY_SERVER}"), "{shown}");
+    assert_eq!(shown["heads"][1]["from"], format!("in {BY_SERVER}"), "{shown}");
 
     let tail = ["log", "tail", "-n", "1", "--follow", "--output", "json", "--dir", "store/log"];
     let mut child = site.command(&tail).stdout(Stdio::piped()).spawn().unwrap();
