@@ -104,7 +104,8 @@ fn a_server_indexes_the_files_that_have_ended() {
     let site = stopped();
     let (ended, written) = ([0, 3], 7);
     let index = |first: u64| directory(&site).join(format!("index/{first:020}.idx"));
-    assert!(!index(0).exists());
+    // The second run may have had the time to index the file of the first.
+    let _ = fs::remove_dir_all(directory(&site).join("index"));
     let server = site.start();
     let limit = Instant::now() + Duration::from_secs(20);
     while !ended.iter().all(|&first| index(first).exists()) {
@@ -196,7 +197,9 @@ fn what_was_changed_or_replaced_is_named() {
         assert!(run.out.contains(word), "{word}: {}", run.out);
     }
     assert!(run.err.contains("1 finding"), "{}", run.err);
-    log(&site, &["search", "--id", WORKLOAD]).failed_saying(1, &["mintmark log verify"]);
+    // The server has made an index, which leads past the damage.
+    let whole = ["search", "--id", WORKLOAD, "--no-index"];
+    log(&site, &whole).failed_saying(1, &["mintmark log verify"]);
     fs::write(&segment, kept).unwrap();
 
     // An older copy: the server starts no more over it, and only what is outside of it tells.
