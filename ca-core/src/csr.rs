@@ -110,7 +110,9 @@ impl<'a> Csr<'a> {
         Ok(VerifiedCsr { key: VerifiedKey(key), requested: self.requested() })
     }
 
-    fn requested(&self) -> Requested {
+    /// What it asks for, whoever has made it: fit to be shown as what was asked, and for nothing else.
+    #[must_use]
+    pub fn requested(&self) -> Requested {
         let mut requested = Requested {
             subject: self.subject.to_vec(),
             ca: self.extensions.ca,

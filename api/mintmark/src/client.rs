@@ -12,6 +12,7 @@ use ca_core::certificate::CaCertificate;
 use ca_core::clock::Timestamp;
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::key::{KeyName, PublicKey};
+use ca_core::log::tree::{Checkpoint, LogKey};
 use hyper_util::rt::TokioIo;
 use mintmark_proto::admin::v1 as admin;
 use mintmark_proto::spire::bundle::v1::GetBundleRequest;
@@ -85,6 +86,15 @@ pub enum ClientError {
         /// What the server said.
         message: String,
     },
+}
+
+/// What a server's state store says of its issuance log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogHead {
+    /// By what heads are verified; its name is the log's.
+    pub key: LogKey,
+    /// The newest head that was signed.
+    pub newest: Option<Checkpoint>,
 }
 
 /// A connection to the admin socket of a server.
@@ -196,6 +206,16 @@ impl AdminClient {
         Ok(Timestamp::from_unix(answer.into_inner().certificates_end))
     }
 
+    /// What the server's state store says of its issuance log, each part checked.
+    pub async fn log_head(&self) -> Result<LogHead, ClientError> {
+        const ACTION: &str = "get the head of the issuance log";
+        let answer = admin::admin_client::AdminClient::new(self.channel.clone())
+            .get_log_head(admin::GetLogHeadRequest {})
+            .await
+            .map_err(|status| self.refusal(ACTION, &status))?;
+        read_log_head(&answer.into_inner()).map_err(|reason| self.unusable(&reason))
+    }
+
     fn refusal(&self, action: &'static str, status: &Status) -> ClientError {
         // Codes that the connection makes up itself: nobody has looked at the request, or nobody knows.
         if status.source().is_some() || matches!(status.code(), Code::DeadlineExceeded) {
@@ -290,6 +310,21 @@ fn read_ledger(message: admin::GetKeyRecordResponse) -> Result<Ledger, String> {
     ]);
     let known = message.keys.into_iter().map(read_known_key).collect::<Result<_, _>>()?;
     Ok(Ledger::of_parts(generations, known))
+}
+
+/// The head of a message, signed by the key beside it.
+fn read_log_head(message: &admin::GetLogHeadResponse) -> Result<LogHead, String> {
+    let key = LogKey::parse(&message.verifier_key).map_err(|error| error.to_string())?;
+    if key.name().as_str() != message.origin {
+        return Err("its verifier key is that of another log".to_owned());
+    }
+    let checkpoint = Some(&message.checkpoint).filter(|text| !text.is_empty());
+    let newest = checkpoint.map(|text| Checkpoint::parse(text)).transpose();
+    let newest = newest.map_err(|error| error.to_string())?;
+    if let Some(checkpoint) = &newest {
+        key.verify(checkpoint).map_err(|error| error.to_string())?;
+    }
+    Ok(LogHead { key, newest })
 }
 
 fn read_known_key(key: admin::RecordedKey) -> Result<(KeyName, KnownKey), String> {

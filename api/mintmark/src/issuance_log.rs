@@ -1,5 +1,6 @@
 //! The issuance log of a server: opened at its start, and its heads signed for as long as it runs.
 
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,12 +11,15 @@ use ca_core::authority::KeyCreation;
 use ca_core::clock::Timestamp;
 use ca_core::id::TrustDomain;
 use ca_core::key::{KeyStore, Priority, SignError, Urgency};
-use ca_core::log::LogError;
+use ca_core::log::directory::LogDirectory;
 use ca_core::log::identity::{self, Identity, IdentityError};
+use ca_core::log::index::Indexer;
 use ca_core::log::local::{LocalLog, LogSettings, OpenError, RealDisk};
+use ca_core::log::metrics::LogMetrics;
 use ca_core::log::tree::{
     Checkpoint, CheckpointBody, CheckpointError, Head, Origin, TextError, sign_checkpoint,
 };
+use ca_core::log::{Durability, LogError};
 use ca_core::store::StateStore;
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -28,6 +32,8 @@ pub const CHECKPOINT: &str = "checkpoint";
 const LONGEST_SIGNATURE: Duration = Duration::from_secs(10);
 /// The pause after a head could not be signed or kept.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked for files of records that have ended and have no index.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Why there is no log, and so no server.
 #[derive(Debug, Error)]
@@ -94,6 +100,7 @@ impl IssuanceLog {
         store: Arc<dyn StateStore>,
         keys: &dyn KeyStore,
         now: Timestamp,
+        metrics: LogMetrics,
     ) -> Result<Self, IssuanceLogError> {
         let origin = identity::origin(trust_domain, &settings.name)?;
         let identity = identity::begin(&origin, trust_domain, creation, &*store, keys).await?;
@@ -113,7 +120,8 @@ impl IssuanceLog {
             LogSettings { directory: directory.clone(), durability: settings.durability };
         let writer = identity.writer;
         let opened = tokio::task::spawn_blocking(move || {
-            LocalLog::open(&log_settings, Arc::new(RealDisk), writer, &known, now)
+            let disk = Arc::new(RealDisk);
+            LocalLog::open_counted(&log_settings, disk, writer, &known, now, metrics)
         });
         let opened = opened.await.map_err(|error| file(&directory, io::Error::other(error)))?;
         let log = Arc::new(opened?);
@@ -127,6 +135,13 @@ impl IssuanceLog {
             durability = %settings.durability,
             "the issuance log is open"
         );
+        if let Durability::Relaxed { window_ms } = settings.durability {
+            tracing::warn!(
+                window_ms,
+                "durability is relaxed: what is issued in the last {window_ms} ms before a crash of this machine may \
+                 be missing from the issuance log, though it was released"
+            );
+        }
         // For those who check heads by other programs. Who trusts it gets it by another way.
         let vkey = format!("{}\n", identity.key.vkey());
         blocking(&directory.join("vkey"), move |path| replace(path, vkey.as_bytes())).await?;
@@ -140,6 +155,12 @@ impl IssuanceLog {
         &self.log
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        self.identity.key.name()
+    }
+
     /// Signs each new head, and keeps it here and in the state store, until the log fails.
     pub async fn keep_signed(&self) -> LogError {
         let mut kept = self.log.kept();
@@ -148,8 +169,10 @@ impl IssuanceLog {
             let state = kept.borrow_and_update().clone();
             if let Err(error) = self.sign(state.head).await {
                 tracing::error!(%error, "the head of the issuance log is not signed; it is tried again");
-                tokio::time::sleep(PAUSE).await;
-                continue;
+                tokio::select! {
+                    error = self.log.failed() => return error,
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
             }
             if state.trouble != trouble {
                 trouble = state.trouble;
@@ -164,6 +187,39 @@ impl IssuanceLog {
                     return self.log.failed().await;
                 },
             }
+        }
+    }
+
+    /// Makes the index of each file of records that has ended, for as long as it is polled. One at a time, on a
+    /// thread for work that blocks, and then a pause as long: half of one processor at most. A file of 64 MiB takes
+    /// some tenths of a second and some 30 MiB of memory. Nothing waits for an index.
+    pub async fn keep_indexed(&self) -> Infallible {
+        let mut indexer = match LogDirectory::open(&self.directory) {
+            Ok(log) => Indexer::new(log),
+            Err(error) => {
+                tracing::error!(%error, "the issuance log is not indexed");
+                return std::future::pending().await;
+            }
+        };
+        loop {
+            let started = Instant::now();
+            let step = tokio::task::spawn_blocking(move || (indexer.make_next(), indexer)).await;
+            // A panic there is told by the hook of the process.
+            let Ok((made, back)) = step else { return std::future::pending().await };
+            indexer = back;
+            let pause = match made {
+                Ok(true) => {
+                    let took = started.elapsed();
+                    tracing::debug!(?took, "a file of the issuance log was indexed");
+                    took
+                }
+                Ok(false) => LOOK_EVERY,
+                Err(error) => {
+                    tracing::warn!(%error, "a file of the issuance log is not indexed; searches read all of it");
+                    LOOK_EVERY
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -186,7 +242,7 @@ impl IssuanceLog {
         if signed.is_some_and(|signed| signed.size >= head.size) {
             return Ok(());
         }
-        let origin: &Origin = self.identity.key.name();
+        let origin = self.origin();
         let body = CheckpointBody { origin: origin.clone(), head };
         let urgency = Urgency::within(Priority::New, LONGEST_SIGNATURE, Instant::now());
         let checkpoint = sign_checkpoint(body, &*self.identity.signing, urgency).await?;
@@ -196,6 +252,7 @@ impl IssuanceLog {
             .await
             .map_err(io::Error::other)??;
         *signed = Some(head);
+        self.log.signed(head.size, Instant::now());
         Ok(())
     }
 }

@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use ca_core::clock::{Clock, Timestamp};
 use ca_core::key::{KeyStore, StoreHealth};
+use ca_core::log::local::LocalLog;
+use ca_core::log::metrics::LogMetrics;
 use ca_core::mint::Mint;
 use ca_core::pipeline::metrics::PipelineMetrics;
 use keymanager::metrics::Metrics as KeyMetrics;
@@ -23,6 +26,8 @@ pub struct Monitoring {
     pub service: ServiceMetrics,
     /// What the pipeline counts.
     pub pipeline: PipelineMetrics,
+    /// What the issuance log counts.
+    pub log: LogMetrics,
     stage: Arc<Mutex<Stage>>,
     /// Answers for as long as it is held.
     _listener: Option<RunningMonitor>,
@@ -33,8 +38,8 @@ pub struct Monitoring {
 enum Stage {
     /// It is on its way to its keys and authorities.
     Starting,
-    /// It answers, from these authorities and by the keys in this store.
-    Serving { mint: Arc<Mint>, keys: Arc<dyn KeyStore> },
+    /// It answers, from these authorities, by the keys in this store, and writes this log.
+    Serving { mint: Arc<Mint>, keys: Arc<dyn KeyStore>, log: Arc<LocalLog> },
     /// It lets calls under way end.
     Stopping,
 }
@@ -44,7 +49,7 @@ impl Monitoring {
     /// away at a start can be told from a process that hangs.
     pub fn start(address: Option<SocketAddr>, clock: Arc<dyn Clock>) -> Result<Self, MonitorError> {
         let (keys, service) = (KeyMetrics::default(), ServiceMetrics::default());
-        let pipeline = PipelineMetrics::default();
+        let (pipeline, log) = (PipelineMetrics::default(), LogMetrics::default());
         let stage = Arc::new(Mutex::new(Stage::Starting));
         let asked = Arc::clone(&stage);
         let listener = address.map(|address| {
@@ -53,19 +58,20 @@ impl Monitoring {
             service.register(&mut registry, VERSION, clock.now());
             keys.register(&mut registry);
             pipeline.register(&mut registry);
+            log.register(&mut registry);
             monitor.start(registry, Box::new(move || locked(&asked).obstacles(clock.now())))
         });
         let listener = listener.transpose()?;
         if let Some(listener) = &listener {
             tracing::info!(address = %listener.address(), "metrics and health are told");
         }
-        Ok(Self { keys, service, pipeline, stage, _listener: listener })
+        Ok(Self { keys, service, pipeline, log, stage, _listener: listener })
     }
 
-    /// From now on the server is ready, as long as its keys and authorities are good.
-    pub fn serving(&self, mint: &Arc<Mint>, keys: &Arc<dyn KeyStore>) {
-        let (mint, keys) = (Arc::clone(mint), Arc::clone(keys));
-        *locked(&self.stage) = Stage::Serving { mint, keys };
+    /// From now on the server is ready, as long as its keys, authorities and log are good.
+    pub fn serving(&self, mint: &Arc<Mint>, keys: &Arc<dyn KeyStore>, log: &Arc<LocalLog>) {
+        let (mint, keys, log) = (Arc::clone(mint), Arc::clone(keys), Arc::clone(log));
+        *locked(&self.stage) = Stage::Serving { mint, keys, log };
     }
 
     /// From now on it is not.
@@ -85,11 +91,12 @@ impl Stage {
         match self {
             Self::Starting => vec!["starting: keys and authorities are not ready".to_owned()],
             Self::Stopping => vec!["stopping".to_owned()],
-            Self::Serving { mint, keys } => {
+            Self::Serving { mint, keys, log } => {
                 let authorities = mint.authorities();
                 let x509 = authorities.x509.certificate().not_after();
                 let ends = [("X.509", x509), ("JWT", authorities.jwt.not_after())];
-                ailment(keys.health()).into_iter().chain(ended(ends, now)).collect()
+                let of_log = log.obstacles(Instant::now());
+                ailment(keys.health()).into_iter().chain(ended(ends, now)).chain(of_log).collect()
             }
         }
     }

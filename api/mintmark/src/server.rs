@@ -139,8 +139,9 @@ impl Server {
         let record: Arc<dyn StateStore> = store.clone();
         let creation = settings.authorities.key_creation;
         let domain = &settings.trust_domain;
-        let log =
-            IssuanceLog::open(&settings.log, domain, creation, record, &*keys, clock.now()).await?;
+        let (counted, now) = (monitoring.log.clone(), clock.now());
+        let log = IssuanceLog::open(&settings.log, domain, creation, record, &*keys, now, counted)
+            .await?;
         let records = Arc::clone(log.log());
         let mint = Arc::new(Mint::new(authorities, mode, Box::new(serials), records));
         let service_metrics = monitoring.service.clone();
@@ -154,6 +155,7 @@ impl Server {
             keys: Arc::clone(&keys),
             record: store.clone(),
             ca_ttl: settings.authorities.ca_ttl,
+            log: log.origin().clone(),
             log_levels,
             metrics: monitoring.service.clone(),
             version: VERSION,
@@ -186,7 +188,7 @@ impl Server {
         let pipeline = Arc::clone(&services.pipeline);
         let mint = Arc::clone(pipeline.mint());
         let minting = tokio::spawn(Arc::clone(&pipeline).run());
-        monitoring.serving(&mint, &keys);
+        monitoring.serving(&mint, &keys, log.log());
         tracing::info!(socket = %socket.path().display(), "serving");
         let mut failure = None;
         let shutdown = async {
@@ -194,6 +196,7 @@ impl Server {
                 () = shutdown => {}
                 reason = stuck(&*keys) => failure = Some(ServerError::KeysStuck(reason)),
                 error = log.keep_signed() => failure = Some(ServerError::LogFailed(error)),
+                never = log.keep_indexed() => match never {},
                 never = issuing_keys.keep_fresh() => match never {},
                 never = prepared.keep_right(&*store, &*keys) => match never {},
             }

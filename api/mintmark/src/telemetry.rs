@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex};
 
-use mintmark_signer::LogLevels;
+use mintmark_signer::{LogLevels, audit};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
@@ -42,7 +42,9 @@ pub fn start(logging: Logging, destination: Destination) -> Result<Arc<LogLevels
     let (filter, handle) = reload::Layer::new(launch);
     let filter = filter
         .and(filter_fn(|metadata| metadata.target() != MECHANISMS))
-        .and(filter_fn(|metadata| !is_wire(metadata.target()) || *metadata.level() <= Level::WARN));
+        .and(filter_fn(|metadata| !is_wire(metadata.target()) || *metadata.level() <= Level::WARN))
+        // What was refused is written down whatever else is wanted; it has its own bounds.
+        .or(filter_fn(|metadata| metadata.target() == audit::TARGET));
     let (writer, colours) = match destination {
         Destination::StandardError => {
             (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal())

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use mintmark_proto::admin::v1::{
-    Authority, GetAuthoritiesResponse, GetKeyRecordResponse, KeyStore, RecordedKey,
-    RetireKeyRequest, RetireKeyResponse, authority::State, recorded_key,
+    Authority, GetAuthoritiesResponse, GetKeyRecordResponse, GetLogHeadResponse, KeyStore,
+    RecordedKey, RetireKeyRequest, RetireKeyResponse, authority::State, recorded_key,
 };
 use mintmark_proto::spire::bundle::v1::*;
 use mintmark_proto::spire::debug::v1::{GetInfoResponse, get_info_response::Cert};
@@ -359,6 +359,10 @@ fn the_record_of_keys_keeps_its_numbers() {
         &[content(1, b"n"), content(2, b"p")],
     );
     pinned(RetireKeyResponse { certificates_end: 8 }, &[number(1, 8)]);
+    pinned(
+        GetLogHeadResponse { origin: "o".into(), verifier_key: "v".into(), checkpoint: "c".into() },
+        &[content(1, b"o"), content(2, b"v"), content(3, b"c")],
+    );
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! `mintmark.admin.v1.Admin`: what SPIRE's API has no words for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ca_core::authority::{AuthorityKind, KnownKey, Ledger, Retirement, Standing};
 use ca_core::clock::{Clock, Timestamp};
 use ca_core::excerpt::Excerpt;
 use ca_core::key::{KeyName, KeyStore, PublicKey};
+use ca_core::log::tree::Origin;
+use ca_core::log::{Caller, identity};
 use ca_core::mint::Mint;
 use ca_core::store::StateStore;
 use mintmark_proto::admin::v1::authority::State;
@@ -15,6 +17,7 @@ use mintmark_proto::admin::v1::{self as wire, admin_server, recorded_key};
 use tonic::{Request, Response, Status};
 
 use crate::admin_socket::caller;
+use crate::audit::Audit;
 use crate::services::Services;
 use crate::status::Failure;
 
@@ -23,15 +26,17 @@ pub(crate) struct Admin {
     keys: Arc<dyn KeyStore>,
     record: Arc<dyn StateStore>,
     ca_ttl: Duration,
+    log: Origin,
     clock: Arc<dyn Clock>,
     version: &'static str,
+    audit: Arc<Audit>,
 }
 
 impl Admin {
-    pub(crate) fn new(services: &Services) -> Self {
-        let Services { pipeline, clock, keys, record, ca_ttl, version, .. } = services.clone();
+    pub(crate) fn new(services: &Services, audit: Arc<Audit>) -> Self {
+        let Services { pipeline, clock, keys, record, ca_ttl, log, version, .. } = services.clone();
         let mint = Arc::clone(pipeline.mint());
-        Self { mint, keys, record, ca_ttl, clock, version }
+        Self { mint, keys, record, ca_ttl, log, clock, version, audit }
     }
 
     fn x509_authority(&self) -> wire::Authority {
@@ -88,6 +93,29 @@ impl Admin {
             retirement.carry_out(&*self.record, &*self.keys, Some(signing), self.ca_ttl, now);
         Ok(retired.await?)
     }
+
+    async fn log_head(&self) -> Result<wire::GetLogHeadResponse, Failure> {
+        let known = identity::known(&self.log, &*self.record).await?.ok_or(Failure::LogMissing)?;
+        Ok(wire::GetLogHeadResponse {
+            origin: self.log.as_str().to_owned(),
+            verifier_key: known.key.vkey(),
+            checkpoint: known.newest.map(|head| head.to_string()).unwrap_or_default(),
+        })
+    }
+
+    /// Has it written down why something was not done.
+    fn told<T>(
+        &self,
+        caller: &Caller,
+        what: &str,
+        subject: impl FnOnce() -> Option<Excerpt>,
+        ended: Result<T, Failure>,
+    ) -> Result<T, Status> {
+        ended.map_err(|failure| {
+            self.audit.refused(caller, what, subject, &failure, Instant::now());
+            failure.into()
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -106,12 +134,11 @@ impl admin_server::Admin for Admin {
 
     async fn get_key_record(
         &self,
-        _: Request<wire::GetKeyRecordRequest>,
+        request: Request<wire::GetKeyRecordRequest>,
     ) -> Result<Response<wire::GetKeyRecordResponse>, Status> {
-        let ledger = self.ledger().await.map_err(|failure| {
-            tracing::error!(error = %failure, "the record of keys cannot be read");
-            failure
-        })?;
+        let caller = caller(&request)?;
+        let ledger = self.ledger().await;
+        let ledger = self.told(&caller, "the record of keys", || None, ledger)?;
         Ok(Response::new(wire::GetKeyRecordResponse {
             trust_domain: self.mint.trust_domain().name().to_owned(),
             x509_generation: ledger.generation(AuthorityKind::X509),
@@ -127,12 +154,19 @@ impl admin_server::Admin for Admin {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let key = Excerpt::of(&request.name);
-        let end = self.retire(request).await.map_err(|failure| {
-            tracing::warn!(%caller, %key, error = %failure, "key not retired");
-            failure
-        })?;
+        let end = self.retire(request).await;
+        let end = self.told(&caller, "retirement of a key", || Some(key.clone()), end)?;
         tracing::info!(%caller, %key, certificates_end = %end, "key retired");
         Ok(Response::new(wire::RetireKeyResponse { certificates_end: end.unix() }))
+    }
+
+    async fn get_log_head(
+        &self,
+        request: Request<wire::GetLogHeadRequest>,
+    ) -> Result<Response<wire::GetLogHeadResponse>, Status> {
+        let caller = caller(&request)?;
+        let head = self.log_head().await;
+        Ok(Response::new(self.told(&caller, "the head of the log", || None, head)?))
     }
 }
 

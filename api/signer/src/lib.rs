@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod admin_socket;
+pub mod audit;
 mod bundle;
 mod debug;
 mod health;

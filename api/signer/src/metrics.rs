@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::status::{Document, Failure};
+use crate::status::{Document, Failure, Kind};
 
 /// The figures of the service. Clones share them; no label tells who asked, or for what.
 #[derive(Debug, Clone)]
@@ -18,6 +18,12 @@ pub struct ServiceMetrics {
     svids: Family<SvidLabel, Counter>,
     issuing_key_end: Gauge,
     signed_by_authority: Gauge,
+    suppressed: Family<KindLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +45,12 @@ impl Default for ServiceMetrics {
                 drop(svids.get_or_create(&SvidLabel { kind: kind(document), outcome }));
             }
         }
-        Self { svids, issuing_key_end: Gauge::default(), signed_by_authority: Gauge::default() }
+        let suppressed = Family::<KindLabel, Counter>::default();
+        for kind in Kind::ALL {
+            drop(suppressed.get_or_create(&KindLabel { kind: kind.name() }));
+        }
+        let (issuing_key_end, signed_by_authority) = (Gauge::default(), Gauge::default());
+        Self { svids, issuing_key_end, signed_by_authority, suppressed }
     }
 }
 
@@ -76,6 +87,11 @@ impl ServiceMetrics {
              the issuing key's certificate",
             self.signed_by_authority.clone(),
         );
+        registry.register(
+            "mintmark_audit_suppressed",
+            "refusals and failures of which no line was written because there were too many, by kind of reason",
+            self.suppressed.clone(),
+        );
     }
 
     /// Until when the certificate of the key that issues is valid.
@@ -96,6 +112,11 @@ impl ServiceMetrics {
     /// An SVID was not made.
     pub(crate) fn not_minted(&self, document: Document, failure: &Failure) {
         self.count(document, if failure.is_ours() { FAILED } else { REFUSED });
+    }
+
+    /// Something was refused, or failed, and no line is written of it.
+    pub(crate) fn suppressed(&self, kind: Kind) {
+        self.suppressed.get_or_create(&KindLabel { kind: kind.name() }).inc();
     }
 
     fn count(&self, document: Document, outcome: &'static str) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ca_core::clock::Clock;
 use ca_core::excerpt::Excerpt;
 use ca_core::key::KeyStore;
+use ca_core::log::tree::Origin;
 use ca_core::pipeline::Pipeline;
 use ca_core::store::StateStore;
 use mintmark_proto::admin::v1::admin_server::AdminServer;
@@ -22,6 +23,7 @@ use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::admin::Admin;
+use crate::audit::Audit;
 use crate::bundle::Bundles;
 use crate::debug::Debug;
 use crate::health::Health;
@@ -58,6 +60,8 @@ pub struct Services {
     pub record: Arc<dyn StateStore>,
     /// The life of a new authority: so long may last what a retired key has signed.
     pub ca_ttl: Duration,
+    /// The name of the issuance log.
+    pub log: Origin,
     /// What `SetLogLevel` changes.
     pub log_levels: Arc<LogLevels>,
     /// Where it is counted what was minted.
@@ -67,11 +71,11 @@ pub struct Services {
 }
 
 impl Services {
-    pub(crate) fn router(self) -> Router {
-        let admin = AdminServer::new(Admin::new(&self));
+    pub(crate) fn router(self, audit: &Arc<Audit>) -> Router {
+        let admin = AdminServer::new(Admin::new(&self, Arc::clone(audit)));
         let Self { pipeline, log_levels, metrics, .. } = self;
         let mint = Arc::clone(pipeline.mint());
-        let svids = SvidServer::new(Svids::new(pipeline, metrics));
+        let svids = SvidServer::new(Svids::new(pipeline, metrics, Arc::clone(audit)));
         let bundles = BundleServer::new(Bundles::new(mint.clone()));
         let debug = DebugServer::new(Debug::new(mint.clone()));
         let logger = LoggerServer::new(Logger::new(log_levels));

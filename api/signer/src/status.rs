@@ -14,6 +14,7 @@ use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
 use ca_core::key::{PublicKeyError, SignError};
 use ca_core::log::LogError;
+use ca_core::log::identity::IdentityError;
 use ca_core::mint::MintError;
 use ca_core::pipeline::admission::Refused;
 use ca_core::policy::Refusal;
@@ -61,6 +62,12 @@ pub(crate) enum Failure {
     /// The public half of the key to retire is none.
     #[error("public key: {0}")]
     PublicKey(#[from] PublicKeyError),
+    /// The record of the issuance log was not read.
+    #[error(transparent)]
+    LogRecord(#[from] IdentityError),
+    /// No issuance log was begun.
+    #[error("the state store knows of no issuance log")]
+    LogMissing,
     /// The new log level is the one that means none.
     #[error("log level is unspecified")]
     LogLevelUnspecified,
@@ -91,12 +98,45 @@ pub(crate) enum Document {
     JwtSvid,
 }
 
-impl fmt::Display for Document {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Document {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::X509Svid => "X509-SVID",
             Self::JwtSvid => "JWT-SVID",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What kind of reason a failure is, for those who count and bound what is written of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request cannot be read, or proves nothing.
+    Request,
+    /// It was understood, and may not be.
+    Policy,
+    /// There is more to do than can be done now.
+    Overload,
+    /// A fault of ours.
+    Failure,
+}
+
+impl Kind {
+    /// All, each at its number.
+    pub(crate) const ALL: [Self; 4] = [Self::Request, Self::Policy, Self::Overload, Self::Failure];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Policy => "policy",
+            Self::Overload => "overload",
+            Self::Failure => "failure",
+        }
     }
 }
 
@@ -110,6 +150,22 @@ impl Failure {
         }
     }
 
+    /// What kind of reason it is.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Mint(
+                _,
+                MintError::NotAdmitted(_)
+                | MintError::Log(LogError::Busy)
+                | MintError::X509(IssueError::Sign(SignError::Busy { .. }))
+                | MintError::Jwt(TokenError::Sign(SignError::Busy { .. })),
+            ) => Kind::Overload,
+            _ if self.is_ours() => Kind::Failure,
+            Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) => Kind::Policy,
+            _ => Kind::Request,
+        }
+    }
+
     /// Whether the server is at fault, and not what it was asked for.
     pub(crate) fn is_ours(&self) -> bool {
         match self {
@@ -118,6 +174,7 @@ impl Failure {
             Self::Mint(..)
             | Self::TooSlow { .. }
             | Self::KeyRecord(_)
+            | Self::LogRecord(_)
             | Self::LogLevel(_)
             | Self::CallerUnknown => true,
             Self::CsrMissing
@@ -126,6 +183,7 @@ impl Failure {
             | Self::Id(_)
             | Self::Refused(_)
             | Self::BundleMissing
+            | Self::LogMissing
             | Self::KeyName(_)
             | Self::PublicKey(_)
             | Self::LogLevelUnspecified
@@ -163,6 +221,10 @@ impl From<Failure> for Status {
             )),
             Failure::BundleMissing => Self::not_found("bundle not found"),
             Failure::KeyRecord(error) => key_record(&error),
+            Failure::LogRecord(_) => Self::unavailable(
+                "the record of the issuance log cannot be read; the server's log says why",
+            ),
+            Failure::LogMissing => Self::not_found(failure.to_string()),
             Failure::KeyName(_) => invalid(failure.to_string()),
             Failure::PublicKey(error) => invalid(format!("malformed public key: {error}")),
             Failure::LogLevelUnspecified => {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ca_core::csr::Csr;
+use ca_core::excerpt::Excerpt;
 use ca_core::id::SpiffeId;
 use ca_core::log::Caller;
 use ca_core::mint::MintError;
@@ -20,6 +22,7 @@ use mintmark_proto::spire::types::{Jwtsvid, Spiffeid, X509svid};
 use tonic::{Request, Response, Status};
 
 use crate::admin_socket::caller;
+use crate::audit::Audit;
 use crate::metrics::ServiceMetrics;
 use crate::status::{Document, Failure};
 
@@ -30,11 +33,12 @@ const LONGEST_MINT: Duration = Duration::from_secs(20);
 pub(crate) struct Svids {
     pipeline: Arc<Pipeline>,
     metrics: ServiceMetrics,
+    audit: Arc<Audit>,
 }
 
 impl Svids {
-    pub(crate) fn new(pipeline: Arc<Pipeline>, metrics: ServiceMetrics) -> Self {
-        Self { pipeline, metrics }
+    pub(crate) fn new(pipeline: Arc<Pipeline>, metrics: ServiceMetrics, audit: Arc<Audit>) -> Self {
+        Self { pipeline, metrics, audit }
     }
 
     async fn x509(
@@ -89,27 +93,27 @@ impl Svids {
             .map_err(|error| Failure::of_mint(document, error))
     }
 
-    /// Counts how a mint ended. What was not minted, and why, is written down in full; the caller is told
-    /// what concerns it.
+    /// Counts how a mint ended. What was not minted, and why, is written down in full, as long as that is not
+    /// too much; the caller is told what concerns it.
     fn told<T>(
         &self,
         document: Document,
         caller: &Caller,
+        id: impl FnOnce() -> Option<Excerpt>,
         ended: Result<T, Failure>,
     ) -> Result<T, Status> {
-        match &ended {
-            Ok(_) => self.metrics.minted(document),
-            Err(failure) => self.metrics.not_minted(document, failure),
-        }
-        ended.map_err(|failure| {
-            if failure.is_ours() {
-                tracing::error!(%caller, error = %failure, "{document} not minted");
-            } else {
-                tracing::info!(%caller, error = %failure, "{document} refused");
-            }
+        ended.inspect(|_| self.metrics.minted(document)).map_err(|failure| {
+            self.metrics.not_minted(document, &failure);
+            self.audit.refused(caller, document.name(), id, &failure, Instant::now());
             failure.into()
         })
     }
+}
+
+/// The IDs that a CSR asks for, if it can be read.
+fn asked_by_csr(der: &[u8]) -> Option<Excerpt> {
+    let csr = Csr::parse(der).ok()?;
+    Some(Excerpt::of(&csr.requested().uris.join(" ")))
 }
 
 fn message(id: &SpiffeId) -> Spiffeid {
@@ -123,8 +127,10 @@ impl Svid for Svids {
         request: Request<MintX509svidRequest>,
     ) -> Result<Response<MintX509svidResponse>, Status> {
         let caller = caller(&request)?;
-        let ended = self.x509(request.into_inner(), &caller).await;
-        let svid = self.told(Document::X509Svid, &caller, ended)?;
+        let request = request.into_inner();
+        let csr = request.csr.clone();
+        let ended = self.x509(request, &caller).await;
+        let svid = self.told(Document::X509Svid, &caller, || asked_by_csr(&csr), ended)?;
         Ok(Response::new(MintX509svidResponse { svid: Some(svid) }))
     }
 
@@ -133,8 +139,11 @@ impl Svid for Svids {
         request: Request<MintJwtsvidRequest>,
     ) -> Result<Response<MintJwtsvidResponse>, Status> {
         let caller = caller(&request)?;
-        let ended = self.jwt(request.into_inner(), &caller).await;
-        let svid = self.told(Document::JwtSvid, &caller, ended)?;
+        let request = request.into_inner();
+        let id = request.id.clone();
+        let ended = self.jwt(request, &caller).await;
+        let id = || id.map(|id| Excerpt::of(&format!("spiffe://{}{}", id.trust_domain, id.path)));
+        let svid = self.told(Document::JwtSvid, &caller, id, ended)?;
         Ok(Response::new(MintJwtsvidResponse { svid: Some(svid) }))
     }
 

@@ -79,11 +79,14 @@ fn a_server_that_cannot_work_says_why_and_still_lives() {
         true => Vec::new(),
         false => vec!["the token is away".to_owned(), "the bundle is empty".to_owned()],
     }));
-    let answer = get(&monitor, "/ready");
-    assert_answer(&answer, "503", "\r\n\r\nthe token is away\nthe bundle is empty\n");
-    assert_answer(&get(&monitor, "/live"), "200", "\r\n\r\nalive\n");
-    ready.store(true, Ordering::Relaxed);
-    assert_answer(&get(&monitor, "/ready"), "200", "\r\n\r\nready\n");
+    for (live, told_ready) in [("/live", "/ready"), ("/healthz", "/readyz")] {
+        ready.store(false, Ordering::Relaxed);
+        let answer = get(&monitor, told_ready);
+        assert_answer(&answer, "503", "\r\n\r\nthe token is away\nthe bundle is empty\n");
+        assert_answer(&get(&monitor, live), "200", "\r\n\r\nalive\n");
+        ready.store(true, Ordering::Relaxed);
+        assert_answer(&get(&monitor, told_ready), "200", "\r\n\r\nready\n");
+    }
 }
 
 #[test]

@@ -5,9 +5,11 @@
 mod support;
 
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ca_core::clock::Timestamp;
 use ca_core::key::{KeyName, KeyStore, KeyType};
 use ca_core::log::Caller;
 use mintmark_proto::admin::v1::admin_client::AdminClient;
@@ -30,6 +32,7 @@ use mintmark_proto::spire::svid::v1::{
     BatchNewX509svidRequest, MintJwtsvidRequest, MintWitsvidRequest, MintX509svidRequest,
 };
 use mintmark_proto::spire::types::{BundleMask, LogLevel, Spiffeid, X509svid};
+use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequest, DnType, IsCa, KeyPair, SanType,
@@ -190,9 +193,52 @@ async fn the_kernel_names_the_caller_of_each_mint() {
         assert_eq!(record.caller, Caller::Local { uid, pid: Some(pid) });
     }
     let log = server.log_text();
-    let refused = log.lines().find(|line| line.contains("JWT-SVID refused")).unwrap();
+    let refused = log.lines().find(|line| line.contains("mintmark::audit")).unwrap();
+    assert!(refused.contains("refused") && refused.contains("asked=\"JWT-SVID\""), "{refused}");
     assert!(refused.contains(&format!("local uid {uid} pid {pid}")), "{refused}");
     assert!(!log.contains(&token));
+}
+
+#[tokio::test]
+async fn a_flood_of_refusals_is_a_burst_of_lines_and_a_count() {
+    let server = TestServer::start().await;
+    let mut registry = Registry::default();
+    server.metrics.register(&mut registry, "1.2.3", Timestamp::EPOCH);
+    let foreign = csr(&["spiffe://other.test/a"], &[]);
+    for _ in 0..200 {
+        mint_x509(&server, foreign.clone(), 0).await.unwrap_err();
+    }
+    mint_x509(&server, vec![1, 2, 3], 0).await.unwrap_err();
+    let text = server.log_text();
+    let lines = |kind| {
+        let kind = format!("kind=\"{kind}\"");
+        text.lines().filter(|line| line.contains(&kind)).collect::<Vec<_>>()
+    };
+    let (policy, request) = (lines("policy"), lines("request"));
+    assert!((50..200).contains(&policy.len()), "{}: {text}", policy.len());
+    assert!(
+        policy[0].contains("asked=\"X509-SVID\" id=\"spiffe://other.test/a\""),
+        "{}",
+        policy[0]
+    );
+    assert_eq!(request.len(), 1, "one kind does not hide another");
+    let mut figures = String::new();
+    encode(&mut figures, &registry).unwrap();
+    let left = 200 - policy.len();
+    let line = format!("mintmark_audit_suppressed_total{{kind=\"policy\"}} {left}\n");
+    assert!(figures.contains(&line), "{line}: {figures}");
+
+    let log = Arc::clone(&server.log);
+    server.stop().await.unwrap();
+    let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
+    let told: usize = log
+        .lines()
+        .filter(|line| line.contains("kind=\"policy\""))
+        .filter_map(|line| {
+            line.split_once("suppressed=")?.1.split(' ').next()?.parse::<usize>().ok()
+        })
+        .sum();
+    assert_eq!(told, left, "at the end all are told: {log}");
 }
 
 #[tokio::test]
@@ -221,7 +267,7 @@ async fn each_mint_is_counted_by_kind_and_by_how_it_ended() {
 
     let (mut registry, mut text) = (Registry::default(), String::new());
     server.metrics.register(&mut registry, "1.2.3", now());
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    encode(&mut text, &registry).unwrap();
     for (kind, [minted, refused, failed]) in [("x509", [1, 1, 0]), ("jwt", [2, 0, 1])] {
         for (outcome, count) in [("minted", minted), ("refused", refused), ("failed", failed)] {
             let line =
@@ -365,7 +411,7 @@ async fn the_log_level_is_told_changed_and_reset() {
     assert_eq!(logger.current_level(), LogLevel::Info);
     mint_jwt(&server, id("/a"), &[]).await.unwrap_err();
     let log = server.log_text();
-    assert!(log.contains("JWT-SVID refused"));
+    assert!(log.contains("mintmark::audit: refused"), "{log}");
     // Both ways: each change is seen, whichever level is the more talkative.
     for change in ["from=\"INFO\" to=\"DEBUG\"", "from=\"DEBUG\" to=\"PANIC\""] {
         assert_eq!(log.matches(change).count(), 1, "{log}");

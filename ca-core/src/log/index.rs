@@ -147,12 +147,8 @@ impl Index {
         let content = fs::read(path).ok()?;
         let (body, sum) = content.split_at_checked(content.len().checked_sub(SUM)?)?;
         let (header, keys) = body.split_at_checked(HEADER)?;
-        let stands_for = Source {
-            first: number(&header[8..16]),
-            length: number(&header[16..24]),
-            seal: header[24..56].try_into().ok()?,
-        };
-        let is_whole = header[..8] == MAGIC && keys.len() % KEY == 0 && stands_for == *source;
+        let stands_for = Source::stated(header)?;
+        let is_whole = keys.len() % KEY == 0 && stands_for == *source;
         if !is_whole || digest(&SHA256, body).as_ref() != sum {
             return None;
         }
@@ -195,26 +191,72 @@ impl Source {
         };
         read().map_err(ReadError::disk(&segment.path))
     }
+
+    /// What an index says it is of, whether or not the rest of it is whole: that is looked at when it is used.
+    fn indexed(path: &Path) -> Option<Self> {
+        let mut header = [0; HEADER];
+        File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+        Self::stated(&header)
+    }
+
+    fn stated(header: &[u8]) -> Option<Self> {
+        (header[..8] == MAGIC).then_some(())?;
+        Some(Self {
+            first: number(&header[8..16]),
+            length: number(&header[16..24]),
+            seal: header[24..56].try_into().ok()?,
+        })
+    }
 }
 
-/// Makes the indexes that are missing, of all files but the last, which is still written; says how many. A
-/// server calls it now and then, away from minting, so that searches find them made.
+/// Makes the indexes that are missing, of all files but the last, which is still written; says how many.
 ///
 /// # Errors
 /// [`ReadError`]; what was made before stays.
 pub fn build_missing(log: &LogDirectory) -> Result<usize, ReadError> {
-    let mut segments = log.segments()?;
-    segments.pop();
-    let mut made = 0;
-    for segment in &segments {
-        let path = path(log, segment.first);
-        let source = Source::of(segment)?;
-        if Index::read(&path, &source).is_none() {
-            Index::make(segment, source)?.write(log).map_err(ReadError::disk(&path))?;
-            made += 1;
-        }
+    let (mut indexer, mut made) = (Indexer::new(log.clone()), 0);
+    while indexer.make_next()? {
+        made += 1;
     }
     Ok(made)
+}
+
+/// Makes missing indexes one by one and remembers how far it has come: for a server, which does it beside
+/// minting, so that searches find them made.
+#[derive(Debug)]
+pub struct Indexer {
+    log: LogDirectory,
+    /// Files that begin before this entry have been looked at.
+    next: u64,
+}
+
+impl Indexer {
+    /// Of all files from the first on.
+    #[must_use]
+    pub fn new(log: LogDirectory) -> Self {
+        Self { log, next: 0 }
+    }
+
+    /// Makes the next index that is missing; `false` if none is. Blocks: of a file of 64 MiB it reads all and sorts
+    /// up to a million keys of 16 bytes.
+    ///
+    /// # Errors
+    /// [`ReadError`] of a file, which is passed over from then on.
+    pub fn make_next(&mut self) -> Result<bool, ReadError> {
+        let mut segments = self.log.segments()?;
+        segments.pop();
+        segments.retain(|segment| segment.first >= self.next);
+        for segment in &segments {
+            self.next = segment.first + 1;
+            let path = path(&self.log, segment.first);
+            let source = Source::of(segment)?;
+            if Source::indexed(&path).as_ref() != Some(&source) {
+                Index::make(segment, source)?.write(&self.log).map_err(ReadError::disk(&path))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Removes the index of a file that is to go.
@@ -248,6 +290,21 @@ mod tests {
         assert_eq!(build_missing(&log.directory()).unwrap(), 1);
         fs::remove_file(path(&log.directory(), 601)).unwrap();
         assert_eq!(build_missing(&log.directory()).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_indexed_is_told_once_and_keeps_no_other_from_it() {
+        let log = TestLog::with_entries();
+        let damaged = log.segments().remove(1);
+        let mut content = fs::read(&damaged.path).unwrap();
+        content[100] ^= 1;
+        fs::write(&damaged.path, content).unwrap();
+        let mut indexer = Indexer::new(log.directory());
+        let mut steps = std::iter::from_fn(|| Some(indexer.make_next()));
+        assert!(steps.next().unwrap().unwrap());
+        assert!(steps.next().unwrap().is_err(), "the second is damaged");
+        assert_eq!(steps.take_while(|step| *step.as_ref().unwrap()).count(), 3);
+        assert!(!indexer.make_next().unwrap());
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod export;
 pub mod identity;
 pub mod index;
 pub mod local;
+pub mod metrics;
 pub mod prune;
 pub mod reading;
 pub mod records;

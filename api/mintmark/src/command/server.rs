@@ -31,7 +31,7 @@ pub(super) fn run(
             started = Server::start(&settings, clock, log_levels) => started?,
             () = &mut shutdown => return Ok(()),
         };
-        Ok(server.serve(shutdown).await?)
+        Ok(Box::pin(server.serve(shutdown)).await?)
     });
     // A call into a device or a disk that hangs is left behind.
     runtime.shutdown_timeout(Duration::from_secs(5));

@@ -6,9 +6,13 @@ use std::process::{Command, Stdio};
 
 use ca_core::log::Caller;
 use ca_core::log::entry::Entry;
+use mintmark_proto::spire::svid::v1::MintX509svidRequest;
+use mintmark_proto::spire::svid::v1::svid_client::SvidClient;
 
 use crate::site::{BINARY, Run, Site, WORKLOAD, entries, json};
 use crate::token::openssl;
+use crate::watching::{get, watched};
+use crate::wire::connect;
 
 /// CSRs with proof of possession, as other programs make them.
 const GOOD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ca-core/tests/corpus/csr");
@@ -104,6 +108,35 @@ fn names_that_a_csr_may_not_ask_for_are_refused_by_the_server() {
     mint(&site, &ten).failed_saying(1, &["only one URI SAN is expected", "has 10 URI"]);
     assert!(!site.path("never").exists());
     server.stop();
+}
+
+#[tokio::test]
+async fn a_thousand_bad_requests_leave_few_lines_and_a_count_at_every_log_level() {
+    let mut site = Site::with_sealed_keys();
+    site.set("log_level = \"trace\"", "log_level = \"error\"");
+    let port = watched(&mut site);
+    let server = site.start();
+    let before = entries(&site.path("store/log")).len();
+    let mut svids = SvidClient::new(connect(&site).await);
+    for _ in 0..1_000 {
+        let request = MintX509svidRequest { csr: b"no CSR".as_slice().into(), ttl: 0 };
+        svids.mint_x509svid(request).await.unwrap_err();
+    }
+    let metrics = get(port, "/metrics").unwrap();
+    let suppressed = |line: &str| -> u64 {
+        let rest = line.split_once("suppressed=").map_or("0", |(_, rest)| rest);
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let log = server.stop();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("mintmark::audit")).collect();
+    assert!((50..500).contains(&lines.len()), "{} lines", lines.len());
+    assert!(lines[0].contains("reason=CSR: ") && lines[0].contains("local uid"), "{}", lines[0]);
+    let untold: u64 = lines.iter().map(|line| suppressed(line)).sum();
+    let total = format!("mintmark_audit_suppressed_total{{kind=\"request\"}} {untold}\n");
+    assert!(metrics.contains(&total), "{total} is not in {metrics}");
+    let told = lines.iter().filter(|line| line.contains("asked=")).count();
+    assert_eq!(told as u64 + untold, 1_000, "{log}");
+    assert_eq!(entries(&site.path("store/log")).len(), before, "a refusal is no entry");
 }
 
 #[test]

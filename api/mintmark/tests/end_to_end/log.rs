@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use crate::other_programs::judge;
 use crate::site::{Run, Site, WORKLOAD, json};
 
 const OTHER: &str = "spiffe://example.org/shop/db";
+
+/// Where a running server has what it says of its log.
+const BY_SERVER: &str = "the state store, by the server that has it open";
 
 /// Runs `mintmark log` with these arguments on the site's configuration.
 fn log(site: &Site, arguments: &[&str]) -> Run {
@@ -97,6 +100,23 @@ fn what_was_issued_is_found_by_what_names_it() {
 }
 
 #[test]
+fn a_server_indexes_the_files_that_have_ended() {
+    let site = stopped();
+    let (ended, written) = ([0, 3], 7);
+    let index = |first: u64| directory(&site).join(format!("index/{first:020}.idx"));
+    // The second run may have had the time to index the file of the first.
+    let _ = fs::remove_dir_all(directory(&site).join("index"));
+    let server = site.start();
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !ended.iter().all(|&first| index(first).exists()) {
+        assert!(Instant::now() < limit, "{}", server.log());
+        sleep(Duration::from_millis(20));
+    }
+    assert!(!index(written).exists());
+    assert!(server.stop().contains("a file of the issuance log was indexed"));
+}
+
+#[test]
 fn a_program_of_others_accepts_the_proofs_and_the_copy() {
     let site = stopped();
     let vkey = fs::read_to_string(directory(&site).join("vkey")).unwrap();
@@ -177,7 +197,9 @@ fn what_was_changed_or_replaced_is_named() {
         assert!(run.out.contains(word), "{word}: {}", run.out);
     }
     assert!(run.err.contains("1 finding"), "{}", run.err);
-    log(&site, &["search", "--id", WORKLOAD]).failed_saying(1, &["mintmark log verify"]);
+    // The server has made an index, which leads past the damage.
+    let whole = ["search", "--id", WORKLOAD, "--no-index"];
+    log(&site, &whole).failed_saying(1, &["mintmark log verify"]);
     fs::write(&segment, kept).unwrap();
 
     // An older copy: the server starts no more over it, and only what is outside of it tells.
@@ -238,7 +260,9 @@ fn everything_that_reads_works_beside_a_server() {
     assert!(proof.starts_with("c2sp.org/tlog-proof@v1\nindex 2\n"), "{proof}");
     let shown = json(&log(&site, &["verify", "--output", "json"]).succeeded());
     assert_eq!((&shown["good"], &shown["entries"]), (&true.into(), &3.into()));
-    assert!(shown["notes"][0].as_str().unwrap().contains("has the state store open"), "{shown}");
+    assert_eq!(shown["notes"], json("[]"));
+    assert_eq!(shown["key_from"], BY_SERVER);
+    assert_eq!(shown["heads"][1]["from"], format!("in {BY_SERVER}"), "{shown}");
 
     let tail = ["log", "tail", "-n", "1", "--follow", "--output", "json", "--dir", "store/log"];
     let mut child = site.command(&tail).stdout(Stdio::piped()).spawn().unwrap();
@@ -253,4 +277,48 @@ fn everything_that_reads_works_beside_a_server() {
     assert!(log(&site, &["search", "--id", OTHER]).succeeded().contains(OTHER));
     server.stop();
     log(&site, &["verify"]).succeeded();
+}
+
+/// Waits until the log's newest head is over so many entries.
+fn await_head(site: &Site, size: u64) {
+    let (limit, wanted) = (Instant::now() + Duration::from_secs(20), size.to_string());
+    loop {
+        let head = fs::read_to_string(directory(site).join("checkpoint")).unwrap_or_default();
+        if head.lines().nth(1) == Some(&wanted) {
+            return;
+        }
+        assert!(Instant::now() < limit, "{head}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_older_copy_beside_a_running_server_is_found_without_a_head_from_elsewhere() {
+    let site = Site::with_sealed_keys();
+    let server = site.start();
+    mint(&site, WORKLOAD, "web");
+    await_head(&site, 3);
+    let (whole, copy) = (directory(&site), site.path("copy"));
+    let status = Command::new("cp").arg("-a").arg(&whole).arg(&copy).status().unwrap();
+    assert!(status.success());
+    mint(&site, OTHER, "db");
+    await_head(&site, 4);
+    log(&site, &["verify"]).succeeded();
+
+    fs::rename(&whole, site.path("away")).unwrap();
+    fs::rename(&copy, &whole).unwrap();
+    let run = log(&site, &["verify"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let found = format!("signed head in {BY_SERVER}: it is over 4 entries");
+    assert!(run.out.contains(&found), "{}", run.out);
+    let alone = site.mintmark(&["log", "verify", "--dir", text(&whole)]).succeeded();
+    assert!(alone.contains("as it was signed"), "the copy alone is good: {alone}");
+
+    // Without the server's word it is said that nothing was compared.
+    let path = site.path("mintmark.toml");
+    let elsewhere = site.configuration.replace("admin.sock", "nobody.sock");
+    fs::write(&path, elsewhere).unwrap();
+    let table = log(&site, &["verify"]).succeeded();
+    assert!(table.contains("has the state store open, and cannot reach a server"), "{table}");
+    server.kill();
 }

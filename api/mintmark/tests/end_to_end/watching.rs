@@ -58,12 +58,21 @@ fn what_was_minted_and_signed_is_told_without_secrets() {
             "mintmark_svids_total{kind=\"x509\",outcome=\"minted\"} 1",
             "mintmark_svids_total{kind=\"jwt\",outcome=\"minted\"} 1",
             "mintmark_svids_total{kind=\"jwt\",outcome=\"refused\"} 1",
+            "mintmark_log_durability{mode=\"durable\",window_ms=\"0\"} 1",
+            "mintmark_log_refused_total{reason=\"unwritable\"} 0",
+            "mintmark_log_flush_seconds_count ",
+            "mintmark_log_written_bytes_total ",
         ] {
             assert!(metrics.contains(line), "{line} is not in {metrics}");
         }
         let store = if site.configuration.contains("[keys.hsm]") { "hsm" } else { "files" };
         let signed = format!("{{store=\"{store}\",key=\"{CA_KEY}\",outcome=\"signed\"}} ");
         assert!(metrics.contains(&signed), "{signed} is not in {metrics}");
+        // The opening, the issuing key's certificate, what was minted.
+        await_answer(port, "/metrics", "mintmark_log_entries 4\n");
+        await_answer(port, "/metrics", "mintmark_log_unsigned_seconds 0.0\n");
+        assert!(get(port, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
+        assert!(get(port, "/readyz").unwrap().starts_with("HTTP/1.1 200"));
         server.stop();
         assert_eq!(get(port, "/live"), None);
     }

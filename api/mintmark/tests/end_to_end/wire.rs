@@ -23,7 +23,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::site::{Site, WORKLOAD};
 
-async fn connect(site: &Site) -> Channel {
+/// A channel to the server that runs here.
+pub(crate) async fn connect(site: &Site) -> Channel {
     let path = site.path("admin.sock");
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();

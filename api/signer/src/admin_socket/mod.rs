@@ -12,7 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, chmod, chown, fchmod};
 use rustix::io::Errno;
@@ -25,6 +26,7 @@ use tokio::sync::oneshot;
 pub(crate) use self::connection::caller;
 use self::directory::Directory;
 use self::group::Group;
+use crate::audit::Audit;
 use crate::services::Services;
 
 /// Longest path of a unix socket in bytes: `sun_path` holds 108 with the final NUL (unix(7)).
@@ -141,9 +143,11 @@ impl AdminSocket {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(|source| {
             SocketError::System { path: path.clone(), action: "listen", source }
         })?;
+        let audit = Arc::new(Audit::new(services.metrics.clone(), Instant::now()));
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving =
-            services.router().serve_with_incoming_shutdown(connection::incoming(listener), async {
+        let serving = services
+            .router(&audit)
+            .serve_with_incoming_shutdown(connection::incoming(listener), async {
                 stopped.await.unwrap_or(())
             });
         let ending = async {
@@ -151,7 +155,7 @@ impl AdminSocket {
             drop((file, stop));
             tokio::time::sleep(GRACE).await;
         };
-        tokio::select! {
+        let ended = tokio::select! {
             served = serving => served.map_err(|error| SocketError::System {
                 path,
                 action: "serve",
@@ -161,7 +165,9 @@ impl AdminSocket {
                 tracing::warn!("admin socket: calls did not end in time; they end with the process");
                 Ok(())
             }
-        }
+        };
+        audit.close();
+        ended
     }
 }
 

@@ -32,8 +32,8 @@ impl Answers {
         match path {
             _ if method != Method::GET && method != Method::HEAD => missing(),
             "/metrics" => self.figures(),
-            "/live" => response(StatusCode::OK, PLAIN, "alive\n"),
-            "/ready" => self.ready(),
+            "/live" | "/healthz" => response(StatusCode::OK, PLAIN, "alive\n"),
+            "/ready" | "/readyz" => self.ready(),
             _ => missing(),
         }
     }
@@ -61,7 +61,11 @@ impl Answers {
 }
 
 fn missing() -> Response<Full<Bytes>> {
-    response(StatusCode::NOT_FOUND, PLAIN, "there is GET /metrics, /live and /ready\n")
+    response(
+        StatusCode::NOT_FOUND,
+        PLAIN,
+        "there is GET /metrics, /live (or /healthz) and /ready (or /readyz)\n",
+    )
 }
 
 fn response(

@@ -3,8 +3,8 @@
 //! | path | answer |
 //! |---|---|
 //! | `/metrics` | the figures, as OpenMetrics text |
-//! | `/live` | 200 while the process answers |
-//! | `/ready` | 200 when the server can do its work, else 503 with a line for each obstacle |
+//! | `/live`, `/healthz` | 200 while the process answers |
+//! | `/ready`, `/readyz` | 200 when the server can do its work, else 503 with a line for each obstacle |
 //!
 //! It asks nobody who they are, so it tells nothing secret. It has a thread and a runtime of its own: a
 //! slow scrape takes no time from a mint, and a server that is busy still says how busy it is.

@@ -13,6 +13,7 @@ use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::issuing::IssuingMode;
 use ca_core::key::{KeyType, Priority, RsaScheme, Urgency};
+use ca_core::log::tree::Origin;
 use ca_core::log::{Appending, Issuance, IssuanceLog, IssuanceRecord, LogError};
 use ca_core::mint::Mint;
 use ca_core::pipeline::Pipeline;
@@ -34,6 +35,8 @@ use tracing_subscriber::{Registry, fmt, reload};
 
 /// The trust domain of every server here.
 pub(crate) const TRUST_DOMAIN: &str = "signer.test";
+/// The name of its issuance log.
+pub(crate) const LOG: &str = "signer.test/mintmark/signer";
 
 /// A running server. Its log is the test's: run it on the test's own thread.
 pub(crate) struct TestServer {
@@ -101,6 +104,7 @@ impl TestServer {
             keys: keys.clone(),
             record,
             ca_ttl: LIFE,
+            log: Origin::parse(LOG).expect("a name"),
             log_levels: Arc::new(LogLevels::new(LevelFilter::INFO, handle)),
             metrics: metrics.clone(),
             version: "1.2.3",

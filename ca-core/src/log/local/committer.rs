@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::super::block::{self, Group, Position};
+use super::super::metrics::LogMetrics;
 use super::super::records::Segment;
 use super::super::tree::Hash;
 use super::super::{Durability, LogError};
@@ -50,6 +51,7 @@ impl Submission {
 pub(super) struct Queue {
     state: Mutex<State>,
     came: Condvar,
+    metrics: LogMetrics,
 }
 
 #[derive(Default)]
@@ -75,8 +77,16 @@ enum Next {
 }
 
 impl Queue {
+    pub(super) fn new(metrics: LogMetrics) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
     /// Takes a submission, or says why not. It is written when it is [wanted](Self::want), or before.
     pub(super) fn submit(self: &Arc<Self>, submission: Submission) -> Result<UnderWay, LogError> {
+        self.take(submission).inspect_err(|error| self.metrics.refused(error, 1))
+    }
+
+    fn take(self: &Arc<Self>, submission: Submission) -> Result<UnderWay, LogError> {
         let bytes = submission.bytes();
         let mut state = self.lock();
         if let Some(failed) = &state.failed {
@@ -219,6 +229,18 @@ pub(super) struct Committer {
     pub failure: watch::Sender<Option<LogError>>,
     /// What one write is made of; kept for its room.
     pub buffer: Vec<u8>,
+    /// How many entries of the tree the disk holds.
+    pub reached: u64,
+    /// When and why the disk did not take the last that was written.
+    pub unwritten: Arc<Mutex<Option<Unwritten>>>,
+    pub metrics: LogMetrics,
+}
+
+/// That the disk did not take records.
+#[derive(Debug, Clone)]
+pub(super) struct Unwritten {
+    pub at: Instant,
+    pub error: LogError,
 }
 
 /// Why something did not reach the disk.
@@ -257,10 +279,16 @@ impl Committer {
                 _ => Ok(()),
             });
             match written {
-                Ok(()) => tell(submissions, &Ok(())),
+                Ok(()) => {
+                    if !submissions.is_empty() {
+                        self.note(None);
+                    }
+                    self.tell(submissions, &Ok(()));
+                }
                 Err(Failure::Unwritten(error)) => {
                     let error = LogError::Unwritable(error.to_string());
-                    tell(submissions, &Err(error));
+                    self.note(Some(Unwritten { at: Instant::now(), error: error.clone() }));
+                    self.tell(submissions, &Err(error));
                 }
                 Err(Failure::Unknown(error)) => {
                     self.fail(submissions, &error);
@@ -293,6 +321,7 @@ impl Committer {
         }
         segment.file.write_at(&self.buffer, segment.length).map_err(Failure::Unwritten)?;
         segment.length += self.buffer.len() as u64;
+        self.metrics.wrote(self.buffer.len());
         self.position = position;
         self.unflushed.append(&mut leaves);
         self.since.get_or_insert_with(Instant::now);
@@ -319,7 +348,11 @@ impl Committer {
     /// Has what was written reach the disk.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         if let (Some(_), Some(open)) = (self.since, &mut self.segment) {
+            let start = Instant::now();
             open.file.flush().map_err(Failure::Unknown)?;
+            let size = self.position.first;
+            self.metrics.flushed(start, Instant::now(), size - self.reached, size);
+            self.reached = size;
         }
         self.position.flushed = self.position.number;
         self.since = None;
@@ -343,9 +376,24 @@ impl Committer {
 
     fn fail(&self, submissions: Vec<Submission>, error: &io::Error) {
         let error = LogError::Failed(error.to_string());
-        tell(submissions, &Err(error.clone()));
-        tell(self.queue.fail(&error), &Err(error.clone()));
+        self.tell(submissions, &Err(error.clone()));
+        self.tell(self.queue.fail(&error), &Err(error.clone()));
         self.failure.send_replace(Some(error));
+    }
+
+    fn tell(&self, submissions: Vec<Submission>, answer: &Result<(), LogError>) {
+        if let Err(error) = answer {
+            self.metrics.refused(error, submissions.len());
+        }
+        for submission in submissions {
+            // Who has left does not hear it.
+            let _ = submission.tell.send(answer.clone());
+        }
+    }
+
+    /// What became of the last attempt.
+    fn note(&self, unwritten: Option<Unwritten>) {
+        *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = unwritten;
     }
 }
 
@@ -358,13 +406,6 @@ impl Drop for Committer {
                 &io::Error::other("its writer has ended; the server's log says why"),
             );
         }
-    }
-}
-
-fn tell(submissions: Vec<Submission>, answer: &Result<(), LogError>) {
-    for submission in submissions {
-        // Who has left does not hear it.
-        let _ = submission.tell.send(answer.clone());
     }
 }
 

@@ -22,16 +22,18 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
 use super::block::{Group, Position};
 use super::entry::Opening;
+use super::metrics::LogMetrics;
 use super::records::Damage;
 use super::tree::Head;
 use super::{Appending, Durability, Issuance, IssuanceLog, LogError, WriterId};
 use crate::clock::Timestamp;
-use committer::{Committer, Failure, Queue, Submission};
+use committer::{Committer, Failure, Queue, Submission, Unwritten};
 pub use disk::{Disk, LogFile, RealDisk};
 pub use recovery::OpenError;
 pub use tree_keeper::Kept;
@@ -50,6 +52,9 @@ pub struct LocalLog {
     queue: Arc<Queue>,
     failure: watch::Receiver<Option<LogError>>,
     kept: watch::Receiver<Kept>,
+    /// What became of the last attempt, if the disk did not take it.
+    unwritten: Arc<Mutex<Option<Unwritten>>>,
+    metrics: LogMetrics,
     threads: Mutex<Vec<JoinHandle<()>>>,
     opened: Opened,
     /// Nobody else writes while this is held.
@@ -67,6 +72,11 @@ pub struct Opened {
 
 /// So many flushed groups may wait for the tree.
 const TREE_BEHIND: usize = 1024;
+/// For how long a disk that did not take records counts as one that takes none. Who is told so may send nothing
+/// more, and then only another attempt would show that it takes them again.
+const LATELY: Duration = Duration::from_secs(30);
+/// For how long entries may wait for a signed head, which is owed twice a second.
+const LONGEST_UNSIGNED: Duration = Duration::from_secs(60);
 
 impl LocalLog {
     /// Opens or makes a log, cuts off what a crash has torn, checks that it still is what the `known` heads were
@@ -81,15 +91,33 @@ impl LocalLog {
         known: &[(Head, &'static str)],
         now: Timestamp,
     ) -> Result<Self, OpenError> {
+        Self::open_counted(settings, disk, writer, known, now, LogMetrics::default())
+    }
+
+    /// As [`open`](Self::open), and counts where others see it.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing may be issued then.
+    pub fn open_counted(
+        settings: &LogSettings,
+        disk: Arc<dyn Disk>,
+        writer: WriterId,
+        known: &[(Head, &'static str)],
+        now: Timestamp,
+        metrics: LogMetrics,
+    ) -> Result<Self, OpenError> {
         let directory = &settings.directory;
         let lock = recovery::lock(directory)?;
         let found = recovery::find(directory)?;
+        found.admits(writer)?;
         let mut tiles = recovery::tree_within(directory, &found, known)?;
         found.cut()?;
         recovery::complete(&mut tiles, &found, known)?;
         let continues = tiles.head();
 
-        let (queue, (failure_tell, failure)) = (Arc::new(Queue::default()), watch::channel(None));
+        let queue = Arc::new(Queue::new(metrics.clone()));
+        let (failure_tell, failure) = watch::channel(None);
+        let unwritten = Arc::new(Mutex::new(None));
         let (flushed, to_keep) = mpsc::sync_channel(TREE_BEHIND);
         let mut committer = Committer {
             queue: Arc::clone(&queue),
@@ -109,6 +137,9 @@ impl LocalLog {
             flushed,
             failure: failure_tell,
             buffer: Vec::new(),
+            reached: continues.size,
+            unwritten: Arc::clone(&unwritten),
+            metrics: metrics.clone(),
         };
         let opening = Opening { writer, continues, durability: settings.durability, time: now };
         tiles.append(
@@ -117,15 +148,19 @@ impl LocalLog {
                 error,
             })?,
         );
+        metrics.opened(settings.durability);
+        metrics.kept(continues);
         let (kept_tell, kept) = watch::channel(Kept { head: continues, trouble: None });
         let queue_of_tree = Arc::clone(&queue);
-        let is_closing = move || queue_of_tree.is_closed();
+        let (is_closing, counted) = (move || queue_of_tree.is_closed(), metrics.clone());
         let threads = Mutex::new(vec![
             start("log", move || committer.run()),
-            start("log-tree", move || tree_keeper::run(tiles, &to_keep, &kept_tell, is_closing)),
+            start("log-tree", move || {
+                tree_keeper::run(tiles, &to_keep, &kept_tell, &counted, is_closing)
+            }),
         ]);
         let opened = Opened { continues, torn: found.torn };
-        Ok(Self { queue, failure, kept, threads, opened, _lock: lock })
+        Ok(Self { queue, failure, kept, unwritten, metrics, threads, opened, _lock: lock })
     }
 
     /// What opening it has found.
@@ -138,6 +173,31 @@ impl LocalLog {
     #[must_use]
     pub fn kept(&self) -> watch::Receiver<Kept> {
         self.kept.clone()
+    }
+
+    /// A head over so many entries was signed, and is kept where it is looked for.
+    pub fn signed(&self, size: u64, now: Instant) {
+        self.metrics.signed(size, now);
+    }
+
+    /// What keeps it from taking records, or from vouching for them; a line each, for people.
+    #[must_use]
+    pub fn obstacles(&self, now: Instant) -> Vec<String> {
+        if let Some(failed) = &*self.failure.borrow() {
+            return vec![failed.to_string()];
+        }
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unwritten = unwritten.filter(|last| now.saturating_duration_since(last.at) < LATELY);
+        let trouble = self.kept.borrow().trouble.clone();
+        let waited = self.metrics.unsigned_for(now);
+        let unsigned = (waited > LONGEST_UNSIGNED).then(|| {
+            let seconds = waited.as_secs();
+            format!("no head of the issuance log was signed and kept for {seconds} s; the server's log says why")
+        });
+        let unwritten = unwritten.map(|last| last.error.to_string());
+        let trouble =
+            trouble.map(|why| format!("the disk takes no hashes of the issuance log: {why}"));
+        unwritten.into_iter().chain(trouble).chain(unsigned).collect()
     }
 
     /// Answers when the log has failed. The process should end then: what the disk holds is unknown.

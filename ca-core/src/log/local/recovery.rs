@@ -61,6 +61,18 @@ pub enum OpenError {
         /// Where that head is kept.
         from: &'static str,
     },
+    /// The log already holds a run of that number, or of a later one.
+    #[error(
+        "run {writer} of the issuance log was to begin, and run {last} is already in it: the state store is an older \
+         copy, and would give out numbers twice. Restore the newest copy of the state store, or begin a new log with \
+         another [log] name and dir"
+    )]
+    OldWriter {
+        /// The number that this run was to have.
+        writer: WriterId,
+        /// The highest number in the last file of records.
+        last: WriterId,
+    },
     /// Hashes of entries that are no longer kept are missing.
     #[error(
         "the issuance log has records from entry {records} on, and hashes only up to entry {hashes}"
@@ -80,6 +92,8 @@ pub(super) struct Found {
     pub segments: Vec<Segment>,
     /// How many entries the log has: the place that the next one takes.
     pub entries: u64,
+    /// The last run of which there is a whole block.
+    pub writer: Option<WriterId>,
     /// Where the last segment's whole blocks end.
     end: u64,
     /// Those that have none.
@@ -92,11 +106,16 @@ pub(super) struct Found {
 /// next is made.
 pub(super) fn find(directory: &Path) -> Result<Found, OpenError> {
     let segments = Segment::list(directory).map_err(disk(directory))?;
-    let mut found = Found { segments, entries: 0, end: 0, empty: Vec::new(), torn: None };
+    let mut found =
+        Found { segments, entries: 0, writer: None, end: 0, empty: Vec::new(), torn: None };
     while let Some((last, before)) = found.segments.split_last() {
         let content = last.read().map_err(disk(&last.path))?;
         let mut blocks = last.blocks(&content);
-        let damage = blocks.by_ref().find_map(Result::err);
+        let mut seen = |block: &Result<(usize, Block<'_>), Damage>| {
+            let writer = block.as_ref().ok().map(|(_, block)| block.header.writer);
+            found.writer = found.writer.max(writer);
+        };
+        let damage = blocks.by_ref().inspect(&mut seen).find_map(Result::err);
         let (end, rest) = (blocks.offset(), &content[blocks.offset()..]);
         (found.end, found.entries) = (end as u64, blocks.next_index());
         // A page that a crash has left out reads as zeros, and so does room that was kept.
@@ -156,6 +175,14 @@ impl Missing<'_> {
 }
 
 impl Found {
+    /// Refuses a number that a run has had already.
+    pub(super) fn admits(&self, writer: WriterId) -> Result<(), OpenError> {
+        match self.writer {
+            Some(last) if writer <= last => Err(OpenError::OldWriter { writer, last }),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes what a crash has torn.
     pub(super) fn cut(&self) -> Result<(), OpenError> {
         for Segment { path, .. } in &self.empty {

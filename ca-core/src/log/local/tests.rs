@@ -3,7 +3,11 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 
 use super::super::Document;
 use super::super::records::{Fault, Segment};
@@ -290,6 +294,24 @@ async fn a_log_whose_older_records_are_gone_is_continued_over_its_hashes_alone()
 }
 
 #[tokio::test]
+async fn a_run_whose_number_was_had_is_refused_and_the_log_left_as_it_is() {
+    let mut place = Place::new();
+    place.run(&[(at(0), 5)]).await;
+    place.run(&[(at(0), 5), (at(1), 5)]).await;
+    let segments = place.segments();
+    for number in [1, 2] {
+        place.writer = number - 1;
+        let refused = place.open(&[]).unwrap_err();
+        let is_old = matches!(refused, OpenError::OldWriter { last, .. } if last.number() == 2);
+        assert!(is_old, "{refused}");
+        assert!(refused.to_string().contains("Restore the newest copy of the state store"));
+    }
+    assert_eq!(place.segments(), segments);
+    place.writer = 2;
+    assert!(place.open(&[]).is_ok());
+}
+
+#[tokio::test]
 async fn a_log_is_open_once() {
     let mut place = Place::new();
     let log = place.open(&[]).unwrap();
@@ -311,6 +333,8 @@ async fn a_log_whose_tiles_cannot_be_written_goes_on_and_closes_at_once() {
     }
     let mut kept = log.kept();
     kept.wait_for(|kept| kept.trouble.is_some()).await.unwrap();
+    let obstacles = log.obstacles(Instant::now());
+    assert!(obstacles[0].starts_with("the disk takes no hashes"), "{obstacles:?}");
     for number in 0..20 {
         append(&log, &[record(at(0), number)]).await.unwrap();
     }
@@ -364,6 +388,73 @@ async fn a_log_whose_writer_panics_refuses_and_says_that_it_has_failed() {
         assert!(matches!(refused, Err(LogError::Failed(_))), "{refused:?}");
     }
     assert!(matches!(log.failed().await, LogError::Failed(_)));
+    let obstacles = log.obstacles(Instant::now());
+    assert!(obstacles[0].starts_with("the issuance log failed and takes nothing"), "{obstacles:?}");
+}
+
+/// A disk that takes a write only while it is told to.
+#[derive(Clone, Default)]
+struct Full(Arc<AtomicBool>);
+
+impl Disk for Full {
+    fn create(&self, _: &Path) -> std::io::Result<Box<dyn LogFile>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl LogFile for Full {
+    fn write_at(&mut self, _: &[u8], _: u64) -> std::io::Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            Err(std::io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_obstacle_until_it_takes_something_or_nobody_has_tried_for_a_while() {
+    let (place, disk, metrics) = (Place::new(), Full::default(), LogMetrics::default());
+    let directory = place.path().to_owned();
+    let settings = LogSettings { directory, durability: Durability::Durable };
+    let writer = WriterId::new(1).unwrap();
+    let on_disk = Arc::new(disk.clone());
+    let log =
+        LocalLog::open_counted(&settings, on_disk, writer, &[], at(0), metrics.clone()).unwrap();
+    let obstacles = |after| log.obstacles(Instant::now() + Duration::from_secs(after));
+    append(&log, &[record(at(0), 0)]).await.unwrap();
+    assert_eq!(obstacles(0), [] as [String; 0]);
+    disk.0.store(true, Ordering::Relaxed);
+    append(&log, &[record(at(0), 0)]).await.unwrap_err();
+    assert!(obstacles(0)[0].starts_with("issuance log cannot be written: "), "{:?}", obstacles(0));
+    assert_eq!(obstacles(40), [] as [String; 0], "somebody has to try it again");
+    disk.0.store(false, Ordering::Relaxed);
+    append(&log, &[record(at(0), 0)]).await.unwrap();
+    assert_eq!(obstacles(0), [] as [String; 0]);
+
+    assert!(obstacles(70)[0].starts_with("no head of the issuance log"), "{:?}", obstacles(70));
+    log.signed(3, Instant::now());
+    assert_eq!(obstacles(70), [] as [String; 0]);
+
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    for line in [
+        "mintmark_log_refused_total{reason=\"unwritable\"} 1\n",
+        "mintmark_log_flush_seconds_count 3\n",
+        "mintmark_log_flush_entries_sum 3.0\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
 }
 
 /// Hands records over as the pipeline does.

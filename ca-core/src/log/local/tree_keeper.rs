@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::super::metrics::LogMetrics;
 use super::super::tree::{Hash, Head, Tiles};
 
 /// While entries come, a new head is shown this often: twice for each second in which one is owed.
@@ -30,6 +31,7 @@ pub(super) fn run(
     mut tiles: Tiles,
     flushed: &Receiver<Vec<Hash>>,
     kept: &watch::Sender<Kept>,
+    metrics: &LogMetrics,
     is_closing: impl Fn() -> bool,
 ) {
     // The first entry of the run is there already.
@@ -51,6 +53,7 @@ pub(super) fn run(
         if due || ended {
             match tiles.flush() {
                 Ok(()) => {
+                    metrics.kept(tiles.head());
                     kept.send_replace(Kept { head: tiles.head(), trouble: None });
                     (since, held) = (None, 0);
                 }

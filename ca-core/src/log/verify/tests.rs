@@ -4,7 +4,8 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use super::super::block::{self, Group, HEADER, Position};
+use super::super::block::{self, Group, HEADER, Header, Position};
+use super::super::entry::Opening;
 use super::super::testing::{FIRST_DAY, TestLog, record};
 use super::super::tree::checkpoint::tests::{TestKey, signed};
 use super::*;
@@ -352,8 +353,28 @@ fn a_flipped_byte_in_a_tile_is_found_there() {
 fn a_run_whose_number_was_had_before_is_found() {
     let log = TestLog::with_entries();
     let settings = LogSettings { directory: log.path(), durability: Durability::Durable };
-    let (writer, now) = (WriterId::new(2).unwrap(), record(1100, 200).time);
-    LocalLog::open(&settings, Arc::new(RealDisk), writer, &[], now).unwrap().close();
+    let now = record(1100, 200).time;
+    let open = |number| {
+        let writer = WriterId::new(number).unwrap();
+        LocalLog::open(&settings, Arc::new(RealDisk), writer, &[], now).unwrap().close();
+    };
+    open(3);
+    // The writer itself refuses such a number: it is put in afterwards, and the tree made anew over it.
+    let segment = log.segments().pop().unwrap();
+    let content = segment.read().unwrap();
+    let (_, block) = segment.blocks(&content).next().unwrap().unwrap();
+    let Entry::Opening(opening) = Entry::decode(block.entries().next().unwrap()).unwrap() else {
+        panic!("a run begins with its opening")
+    };
+    let writer = WriterId::new(2).unwrap();
+    let mut group = Group::default();
+    group.add(now, |into| Entry::Opening(Opening { writer, ..opening }).encode(into));
+    let Header { number, first, flushed, previous, .. } = block.header;
+    let mut rewritten = Vec::new();
+    block::write(&mut rewritten, &Position { writer, number, first, flushed, previous }, &group);
+    fs::write(&segment.path, rewritten).unwrap();
+    fs::remove_dir_all(log.path().join("tile")).unwrap();
+    open(4);
     log.sign(log.head());
     let found = findings(&log);
     assert_eq!(found.len(), 1, "{found:?}");

@@ -1,8 +1,8 @@
 //! `mintmark log …`: the issuance log, read in its directory, beside the server that writes it or without one.
 //!
 //! Nothing here needs a key or a server. What the log's own directory says of itself is worth as much as the
-//! directory: the verifier key and the newest head come from the state store where that can be opened, or from
-//! whoever asks.
+//! directory: the verifier key and the newest head come from the state store, from the server that has that open, or
+//! from whoever asks.
 
 mod entries;
 mod export;
@@ -12,19 +12,21 @@ mod search;
 mod tail;
 mod verify;
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
 use ca_core::clock::Clock;
 use ca_core::log::directory::{LogDirectory, ReadError, VERIFIER_KEY};
 use ca_core::log::identity;
-use ca_core::log::tree::{Checkpoint, LogKey};
+use ca_core::log::tree::{Checkpoint, LogKey, Origin};
 use ca_core::log::verify::KnownHead;
 use ca_core::store::StoreError;
 
 use super::key::record;
 use super::wait;
 use crate::cli::{self, LogPlace};
+use crate::client::{AdminClient, LogHead};
 use crate::config::{self, Settings};
 use crate::exit::Failure;
 use crate::output::Screen;
@@ -113,14 +115,14 @@ impl Place {
             }),
             None => None,
         };
-        let (recorded_key, newest) =
-            known.map_or((None, None), |known| (Some(known.key), known.newest));
-        let recorded = newest
-            .map(|checkpoint| KnownHead { checkpoint, from: "in the state store".to_owned() });
-        let is_own = self.key.is_none() && recorded_key.is_none();
-        let (key, from) = match (&self.key, recorded_key) {
+        let recorded = known.as_ref().and_then(|Recorded { head, from }| {
+            let checkpoint = head.newest.clone()?;
+            Some(KnownHead { checkpoint, from: format!("in {from}") })
+        });
+        let is_own = self.key.is_none() && known.is_none();
+        let (key, from) = match (&self.key, known) {
             (Some(key), _) => (key.clone(), "the command line".to_owned()),
-            (None, Some(key)) => (key, "the state store".to_owned()),
+            (None, Some(Recorded { head, from })) => (head.key, from.to_owned()),
             (None, None) => (self.own_key()?, format!("the log itself, {}", self.own_key_file())),
         };
         Ok(Verifier { key, from, is_own, recorded, notes })
@@ -148,27 +150,52 @@ impl Place {
     }
 }
 
-/// What the state store knows of the log, or why that cannot be read now.
-async fn recorded(settings: &Settings) -> Result<Option<identity::Known>, String> {
+/// What is known of the log outside of its own directory.
+struct Recorded {
+    head: LogHead,
+    /// Where from, for people.
+    from: &'static str,
+}
+
+/// What the state store knows of the log, by itself or by the server that has it open; or why that cannot be had now.
+async fn recorded(settings: &Settings) -> Result<Option<Recorded>, String> {
+    let not_compared =
+        |error: &dyn Display| format!("the head in the state store was not compared: {error}");
+    let origin = identity::origin(&settings.trust_domain, &settings.log.name);
+    let origin = origin.map_err(|error| not_compared(&error))?;
     let store = match record::open(settings).await {
         Ok(Some(store)) => store,
         Ok(None) => return Err("there is no state store, so no head of it was compared".to_owned()),
         Err(StoreError::InUse { holder, .. }) => {
-            return Err(format!(
-                "{holder} has the state store open, so the head in it was not compared"
-            ));
+            let of_server = of_server(settings, &origin).await;
+            return of_server.map(Some).map_err(|failure| {
+                not_compared(&format_args!("{holder} has the state store open, and {failure}"))
+            });
         }
-        Err(error) => {
-            return Err(format!("the head in the state store was not compared: {error}"));
-        }
+        Err(error) => return Err(not_compared(&error)),
     };
-    let known = match identity::origin(&settings.trust_domain, &settings.log.name) {
-        Ok(origin) => identity::known(&origin, &store).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
+    let known = identity::known(&origin, &store).await;
     // Let go of at once: a server may be about to start.
     let _ = tokio::task::spawn_blocking(move || drop(store)).await;
-    known.map_err(|error| format!("the head in the state store was not compared: {error}"))
+    let known = known.map_err(|error| not_compared(&error))?;
+    Ok(known.map(|identity::Known { key, newest, .. }| Recorded {
+        head: LogHead { key, newest },
+        from: "the state store",
+    }))
+}
+
+/// What the server of these settings says of the log, if it is this one that it writes.
+async fn of_server(settings: &Settings, origin: &Origin) -> Result<Recorded, Failure> {
+    let client = AdminClient::connect(&settings.admin.socket).await?;
+    let head = client.log_head().await?;
+    if head.key.name() != origin {
+        return Err(Failure::failed(format!(
+            "the server at {} writes the log {}, not {origin}",
+            settings.admin.socket.display(),
+            head.key.name()
+        )));
+    }
+    Ok(Recorded { head, from: "the state store, by the server that has it open" })
 }
 
 /// Reads a checkpoint that was kept elsewhere.
