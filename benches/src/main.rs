@@ -22,6 +22,10 @@ use keymanager::Verification::{Always, Off};
 
 use crate::paired::Row;
 
+/// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures every speed claim beside its limit.
 #[derive(Debug, Parser)]
 struct Arguments {

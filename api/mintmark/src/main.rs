@@ -7,6 +7,10 @@ use std::sync::Arc;
 use ca_core::clock::SystemClock;
 use mintmark::cli::Cli;
 
+/// What a thread that mints allocates, a thread that answers frees: `docs/decisions/025-allocator.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A wrong command line ends here, with exit code 2.
     let cli = Cli::from_arguments();
