@@ -170,7 +170,8 @@ impl Failure {
     pub(crate) fn is_ours(&self) -> bool {
         match self {
             Self::KeyRecord(AuthorityError::KeyInUse { .. })
-            | Self::Mint(_, MintError::X509(IssueError::LongTtl { .. })) => false,
+            | Self::Mint(_, MintError::X509(IssueError::LongTtl { .. }))
+            | Self::Mint(_, MintError::NotAdmitted(_)) => false,
             Self::Mint(..)
             | Self::TooSlow { .. }
             | Self::KeyRecord(_)

@@ -67,10 +67,16 @@ pub enum IdentityError {
          with `mintmark key create --authority log`"
     )]
     NoKey(KeyName),
+    /// The key that has signed the log so far is not there.
+    #[error(
+        "key {0}, which has signed the heads of the issuance log, is not in its key store; give it back, or begin a \
+         new log with another [log] name and dir"
+    )]
+    KeyLost(KeyName),
     /// The key is not the one that the log was begun with.
     #[error(
         "key {name} is another than the one that has signed the issuance log so far ({known}); give it back, or \
-         begin a new log with another [log] name"
+         begin a new log with another [log] name and dir"
     )]
     OtherKey {
         /// Its name.
@@ -130,9 +136,8 @@ pub async fn begin(
     };
     let signing = match keys.find(&name).await? {
         Some(key) => key,
-        None if recorded.is_some() || creation == KeyCreation::Never => {
-            return Err(IdentityError::NoKey(name));
-        }
+        None if recorded.is_some() => return Err(IdentityError::KeyLost(name)),
+        None if creation == KeyCreation::Never => return Err(IdentityError::NoKey(name)),
         None => keys.create(&name, KeyType::EcP256).await?,
     };
     let key = LogKey::new(origin.clone(), signing.public_key().clone())?;

@@ -34,13 +34,13 @@ pub enum OpenError {
     /// It was changed by something else than this program.
     #[error(
         "the issuance log is damaged: {0}. Nothing is issued over it: keep the directory as it is, look with \
-         `mintmark log verify`, and restore it from a copy or begin a new log in another directory"
+         `mintmark log verify`, and restore it from a copy or begin a new log with another [log] name and dir"
     )]
     Damaged(#[from] Damage),
     /// It ends before an entry that a signed head covers.
     #[error(
         "the issuance log has {entries} entries, and a head over {} is known ({from}): its end is missing, or it \
-         is an older copy. Restore it, or begin a new log in another directory", known.size
+         is an older copy. Restore it, or begin a new log with another [log] name and dir", known.size
     )]
     CutOff {
         /// How many entries there are.
@@ -53,7 +53,8 @@ pub enum OpenError {
     /// A signed head is not this tree's.
     #[error(
         "the issuance log is not the one that a known head was signed over ({from}): its first {} entries have \
-         another root. Look with `mintmark log verify`", known.size
+         another root. Look with `mintmark log verify`; restore it, or begin a new log with another [log] name and \
+         dir", known.size
     )]
     OtherTree {
         /// A head that was signed.
@@ -75,7 +76,8 @@ pub enum OpenError {
     },
     /// Hashes of entries that are no longer kept are missing.
     #[error(
-        "the issuance log has records from entry {records} on, and hashes only up to entry {hashes}"
+        "the issuance log has records from entry {records} on, and hashes only up to entry {hashes}: restore \
+         its folder tile, or begin a new log with another [log] name and dir"
     )]
     HashesMissing {
         /// The first record.
