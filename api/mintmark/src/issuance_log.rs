@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ca_core::authority::KeyCreation;
@@ -22,7 +23,6 @@ use ca_core::log::tree::{
 use ca_core::log::{Durability, LogError};
 use ca_core::store::StateStore;
 use thiserror::Error;
-use tokio::sync::Mutex;
 
 use crate::config::IssuanceLogSettings;
 
@@ -84,8 +84,8 @@ pub struct IssuanceLog {
     identity: Identity,
     directory: PathBuf,
     store: Arc<dyn StateStore>,
-    /// The head that was signed last. Held while the next is signed: one after another.
-    signed: Mutex<Option<Head>>,
+    /// How many entries the head has that was signed last; 0 before the first.
+    signed: AtomicU64,
 }
 
 impl IssuanceLog {
@@ -145,7 +145,7 @@ impl IssuanceLog {
         // For those who check heads by other programs. Who trusts it gets it by another way.
         let vkey = format!("{}\n", identity.key.vkey());
         blocking(&directory.join("vkey"), move |path| replace(path, vkey.as_bytes())).await?;
-        let signed = Mutex::new(recorded);
+        let signed = AtomicU64::new(recorded.map_or(0, |head| head.size));
         Ok(Self { log, identity, directory, store, signed })
     }
 
@@ -238,8 +238,7 @@ impl IssuanceLog {
     }
 
     async fn sign(&self, head: Head) -> Result<(), HeadError> {
-        let mut signed = self.signed.lock().await;
-        if signed.is_some_and(|signed| signed.size >= head.size) {
+        if self.signed.load(Ordering::Relaxed) >= head.size {
             return Ok(());
         }
         let origin = self.origin();
@@ -251,7 +250,7 @@ impl IssuanceLog {
         tokio::task::spawn_blocking(move || replace(&path, text.as_bytes()))
             .await
             .map_err(io::Error::other)??;
-        *signed = Some(head);
+        self.signed.store(head.size, Ordering::Relaxed);
         self.log.signed(head.size, Instant::now());
         Ok(())
     }
@@ -303,7 +302,10 @@ fn file(path: &Path, source: io::Error) -> IssuanceLogError {
 
 /// Puts a file in the place of another, whole.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
+    // One that was left alone half-way may still be at work on another.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed) % 2;
+    let unfinished = path.with_extension(format!("new-{number}"));
     let mut file = File::create(&unfinished)?;
     file.write_all(content)?;
     file.sync_all()?;

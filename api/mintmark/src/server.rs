@@ -187,7 +187,7 @@ impl Server {
         let Self { socket, services, monitoring, keys, issuing_keys, prepared, log, store } = self;
         let pipeline = Arc::clone(&services.pipeline);
         let mint = Arc::clone(pipeline.mint());
-        let minting = tokio::spawn(Arc::clone(&pipeline).run());
+        let mut minting = tokio::spawn(Arc::clone(&pipeline).run());
         monitoring.serving(&mint, &keys, log.log());
         tracing::info!(socket = %socket.path().display(), "serving");
         let mut failure = None;
@@ -196,15 +196,19 @@ impl Server {
                 () = shutdown => {}
                 reason = stuck(&*keys) => failure = Some(ServerError::KeysStuck(reason)),
                 error = log.keep_signed() => failure = Some(ServerError::LogFailed(error)),
+                ended = &mut minting => {
+                    let error = ended.err().map_or(io::ErrorKind::Other.into(), io::Error::other);
+                    failure = Some(ServerError::System(error));
+                }
                 never = log.keep_indexed() => match never {},
                 never = issuing_keys.keep_fresh() => match never {},
                 never = prepared.keep_right(&*store, &*keys) => match never {},
             }
             monitoring.stopping();
         };
-        socket.serve(services, shutdown).await?;
+        let served = socket.serve(services, shutdown).await;
         pipeline.close();
-        minting.await.map_err(io::Error::other)?;
+        let minted = if minting.is_finished() { Ok(()) } else { minting.await };
         log.close().await;
         tracing::info!("stopped");
         // Closing waits: the monitor and the keys for their threads, the store for its file.
@@ -213,6 +217,8 @@ impl Server {
         })
         .await;
         closed.map_err(io::Error::other)?;
+        served?;
+        minted.map_err(io::Error::other)?;
         failure.map_or(Ok(()), Err)
     }
 }

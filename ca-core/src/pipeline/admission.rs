@@ -376,6 +376,10 @@ impl<C: Clone + Eq + Hash, T> State<C, T> {
         self.bytes += entry.size;
         *self.held.entry((entry.caller.clone(), entry.class)).or_default() += entry.size;
         let lane = &mut self.lanes[entry.class as usize];
+        if lane.entries.is_empty() {
+            // Nobody has waited since the last turns, so the time since then says nothing.
+            lane.last_turn = None;
+        }
         lane.items += entry.items;
         lane.bytes += entry.size;
         lane.entries.push_back(entry);
@@ -472,9 +476,14 @@ impl<C, T> Lane<C, T> {
         if turns == 0 {
             return;
         }
-        if let Some(last) = self.last_turn {
-            let each = now.saturating_duration_since(last) / turns;
-            self.pace = if self.pace.is_zero() { each } else { (self.pace * 7 + each) / 8 };
+        match self.last_turn {
+            Some(last) => {
+                let each = now.saturating_duration_since(last) / turns;
+                self.pace = if self.pace.is_zero() { each } else { (self.pace * 7 + each) / 8 };
+            }
+            // All of it has gone at once: whatever was measured before, it is faster now.
+            None if self.entries.is_empty() => self.pace = self.pace * 7 / 8,
+            None => {}
         }
         self.last_turn = (!self.entries.is_empty()).then_some(now);
     }
@@ -637,6 +646,34 @@ mod tests {
             lengths.push(queue.waiting(class));
         }
         assert_eq!(lengths, [ALWAYS, 90]);
+    }
+
+    #[test]
+    fn a_quiet_hour_is_not_taken_for_a_slow_one() {
+        let (queue, now) = (queue(), Instant::now());
+        for caller in 0..2 {
+            let deadline = now + Duration::from_secs(10 * u64::from(caller + 1));
+            queue.submit(Entry { deadline, ..entry(Class::New, caller, now) }, now).unwrap();
+        }
+        queue.take(1, now);
+        // The other one was late by then.
+        let later = now + Duration::from_secs(3600);
+        queue.take(1, later);
+        queue.submit(entry(Class::New, 3, later), later).unwrap();
+        queue.take(1, later + Duration::from_millis(1));
+        assert_eq!(queue.lock().lanes[Class::New as usize].pace, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_was_slow_once_is_forgotten_when_all_goes_at_once() {
+        let (queue, now) = (queue(), Instant::now());
+        queue.lock().lanes[Class::New as usize].pace = Duration::from_secs(100);
+        for _ in 0..200 {
+            queue.submit(entry(Class::New, 1, now), now).unwrap();
+            queue.take(ALWAYS, now);
+        }
+        let pace = queue.lock().lanes[Class::New as usize].pace;
+        assert!(pace < Duration::from_micros(1), "{pace:?}");
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Lane {
     /// each has its own place at the device.
     pub(super) fn chunk(&self, pipeline: &Pipeline) -> usize {
         match pipeline.signs(self.signer) {
-            Signs::Here { .. } => MOST_ITEMS,
+            Signs::Here { work } => (MOST_ITEMS / work).max(1),
             Signs::Away { .. } => 1,
         }
     }
@@ -214,10 +214,11 @@ impl Lane {
     fn turn(&self, pipeline: &Pipeline, signs: Signs, room: usize) -> Option<Batch> {
         let now = Instant::now();
         let room = match signs {
-            // Every thread gets its part of what is there, and whole chunks rather than crumbs.
-            Signs::Here { .. } => {
+            // Every thread gets its part of what is there, whole chunks rather than crumbs, and of slow signatures
+            // fewer.
+            Signs::Here { work } => {
                 let part = self.admission.waiting_in_all().div_ceil(pipeline.threads.count());
-                part.clamp(MOST_ITEMS, room)
+                part.max(MOST_ITEMS).min(room).div_ceil(work)
             }
             Signs::Away { .. } => room,
         };

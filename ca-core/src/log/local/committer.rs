@@ -7,6 +7,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use super::disk::{Disk, LogFile};
 
 /// The most bytes of entries that wait to be written. What comes beyond that is refused: the disk is behind.
 const MOST_WAITING: usize = 16 * 1024 * 1024;
+/// The most entries whose hashes are not on the disk: 32 MiB of hashes. The disk takes records and no tiles then,
+/// and what comes beyond that is refused too.
+const MOST_UNKEPT: usize = 1 << 20;
 /// The most bytes that one flush is for.
 const MOST_AT_ONCE: usize = 4 * 1024 * 1024;
 /// A file of records ends at this size, or with the day.
@@ -52,6 +56,8 @@ pub(super) struct Queue {
     state: Mutex<State>,
     came: Condvar,
     metrics: LogMetrics,
+    /// Entries that are on the disk and whose hashes are not.
+    unkept: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -83,10 +89,10 @@ impl Queue {
 
     /// Takes a submission, or says why not. It is written when it is [wanted](Self::want), or before.
     pub(super) fn submit(self: &Arc<Self>, submission: Submission) -> Result<UnderWay, LogError> {
-        self.take(submission).inspect_err(|error| self.metrics.refused(error, 1))
+        self.accept(submission).inspect_err(|error| self.metrics.refused(error, 1))
     }
 
-    fn take(self: &Arc<Self>, submission: Submission) -> Result<UnderWay, LogError> {
+    fn accept(self: &Arc<Self>, submission: Submission) -> Result<UnderWay, LogError> {
         let bytes = submission.bytes();
         let mut state = self.lock();
         if let Some(failed) = &state.failed {
@@ -95,7 +101,8 @@ impl Queue {
         if state.closed {
             return Err(LogError::Closed);
         }
-        if state.bytes + bytes > MOST_WAITING {
+        let behind = self.unkept.load(Ordering::Relaxed) > MOST_UNKEPT;
+        if state.bytes + bytes > MOST_WAITING || behind {
             return Err(LogError::Busy);
         }
         let is_alone = state.under_way == 0;
@@ -120,6 +127,11 @@ impl Queue {
             drop(state);
             self.came.notify_one();
         }
+    }
+
+    /// The hashes of so many entries are on the disk now.
+    pub(super) fn kept(&self, entries: usize) {
+        self.unkept.fetch_sub(entries, Ordering::Relaxed);
     }
 
     /// Lets nothing in any more. What waits is still written.
@@ -274,11 +286,14 @@ impl Committer {
                 Next::Flush | Next::End => Vec::new(),
             };
             let due = |since: Instant| ended || since.elapsed() >= window;
-            let written = self.write(&submissions).and_then(|()| match self.since {
-                Some(since) if due(since) => self.flush(),
+            let written = self.write(&submissions);
+            // What was written before is flushed in time, whether this was written or not.
+            let flushed = match (self.since, &written) {
+                (_, Err(Failure::Unknown(_))) => Ok(()),
+                (Some(since), _) if due(since) => self.flush(),
                 _ => Ok(()),
-            });
-            match written {
+            };
+            match flushed.and(written) {
                 Ok(()) => {
                     if !submissions.is_empty() {
                         self.note(None);
@@ -362,6 +377,7 @@ impl Committer {
     /// Gives the leaf hashes of what was flushed to the tree.
     fn hand_on(&mut self) {
         if self.since.is_none() && !self.unflushed.is_empty() {
+            self.queue.unkept.fetch_add(self.unflushed.len(), Ordering::Relaxed);
             // The tree is gone only when the log is being dropped after a failure of its own.
             let _ = self.flushed.send(std::mem::take(&mut self.unflushed));
         }

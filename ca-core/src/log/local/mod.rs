@@ -152,11 +152,11 @@ impl LocalLog {
         metrics.kept(continues);
         let (kept_tell, kept) = watch::channel(Kept { head: continues, trouble: None });
         let queue_of_tree = Arc::clone(&queue);
-        let (is_closing, counted) = (move || queue_of_tree.is_closed(), metrics.clone());
+        let counted = metrics.clone();
         let threads = Mutex::new(vec![
             start("log", move || committer.run()),
             start("log-tree", move || {
-                tree_keeper::run(tiles, &to_keep, &kept_tell, &counted, is_closing)
+                tree_keeper::run(tiles, &to_keep, &kept_tell, &counted, &queue_of_tree)
             }),
         ]);
         let opened = Opened { continues, torn: found.torn };

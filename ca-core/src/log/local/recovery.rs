@@ -239,7 +239,12 @@ pub(super) fn leaves_from(
 
 /// Takes the log for this process alone; held while the file is.
 pub(super) fn lock(directory: &Path) -> Result<File, OpenError> {
+    let made = !directory.exists();
     fs::create_dir_all(directory.join(FOLDER)).map_err(disk(directory))?;
+    if let Some(parent) = directory.parent().filter(|parent| made && parent.is_dir()) {
+        // So that no power cut takes the whole log away with its name.
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(disk(parent))?;
+    }
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(directory.join("lock"));
     let file = file.map_err(disk(directory))?;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::super::metrics::LogMetrics;
 use super::super::tree::{Hash, Head, Tiles};
+use super::committer::Queue;
 
 /// While entries come, a new head is shown this often: twice for each second in which one is owed.
 const EVERY: Duration = Duration::from_millis(500);
@@ -32,11 +33,11 @@ pub(super) fn run(
     flushed: &Receiver<Vec<Hash>>,
     kept: &watch::Sender<Kept>,
     metrics: &LogMetrics,
-    is_closing: impl Fn() -> bool,
+    queue: &Queue,
 ) {
     // The first entry of the run is there already.
     let mut since = Some(Instant::now());
-    let mut held = 1;
+    let mut held = 0;
     loop {
         let wait = since.map_or(Duration::MAX, |since| EVERY.saturating_sub(since.elapsed()));
         let ended = match flushed.recv_timeout(wait) {
@@ -55,10 +56,11 @@ pub(super) fn run(
                 Ok(()) => {
                     metrics.kept(tiles.head());
                     kept.send_replace(Kept { head: tiles.head(), trouble: None });
+                    queue.kept(held);
                     (since, held) = (None, 0);
                 }
                 // The next start makes them from the records.
-                Err(_) if ended || is_closing() => return,
+                Err(_) if ended || queue.is_closed() => return,
                 Err(error) => {
                     kept.send_modify(|kept| kept.trouble = Some(error.to_string()));
                     std::thread::sleep(AGAIN);
