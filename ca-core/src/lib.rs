@@ -1,7 +1,8 @@
 //! What an SVID says and who may have it.
 //!
 //! Bytes, times and traits in; bytes out. No gRPC, no TLS, no tasks: this crate returns futures and
-//! whoever calls it spawns them. `docs/architecture.md` follows one mint through these modules.
+//! whoever calls it spawns them. It has threads where something blocks or computes: the store's engine, the
+//! writer of the log and the keeper of its tree, and those that mint. `docs/architecture.md` follows one mint through these modules.
 
 pub mod authority;
 pub mod bundle;

@@ -1,7 +1,7 @@
 //! The engine for one machine: a B-tree in one file, on one thread of its own.
 //!
 //! redb blocks, on a flush for as long as the disk likes, so it lives on a thread that this module starts
-//! and joins: the only thread of this crate. Questions go to it over a bounded channel and are answered
+//! and joins. Questions go to it over a bounded channel and are answered
 //! one after another, which makes every commit see all earlier ones and nothing in between.
 //!
 //! Durability: a commit is answered after redb's two-phase commit has been flushed to the disk. After
