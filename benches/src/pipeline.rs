@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::mint::{
-    CALLER, Forgetful, ID, TRUST_DOMAIN, authorities, csr_der, signed_part, urgency,
+    CALLER, Forgetful, ID, TRUST_DOMAIN, authorities, csr_der, raw_sign, signed_part, urgency,
 };
 use crate::paired::{Row, medians, process_cost, wall_rate};
 use crate::signer::token::{Device, Setup};
@@ -366,16 +366,6 @@ pub(crate) fn remove_logs() {
 fn order() -> Order {
     let deadline = Instant::now() + Duration::from_secs(10);
     Order { caller: CALLER, class: Class::New, deadline }
-}
-
-/// The limit: the library's own signature over as many bytes.
-fn raw_sign(length: usize) -> impl Fn() + Sync {
-    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("a key is made");
-    let random = SystemRandom::new();
-    let message = vec![0x5a; length];
-    move || {
-        black_box(key.sign(&random, &message).expect("a software key signs"));
-    }
 }
 
 /// So many operations, in batches, on as many threads as the pipeline has.

@@ -19,7 +19,7 @@ mod tests;
 mod tree_keeper;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -153,12 +153,12 @@ impl LocalLog {
         let (kept_tell, kept) = watch::channel(Kept { head: continues, trouble: None });
         let queue_of_tree = Arc::clone(&queue);
         let counted = metrics.clone();
-        let threads = Mutex::new(vec![
-            start("log", move || committer.run()),
-            start("log-tree", move || {
-                tree_keeper::run(tiles, &to_keep, &kept_tell, &counted, &queue_of_tree)
-            }),
-        ]);
+        // If the second does not start, the first ends: nobody is left to send it anything.
+        let tree = start(directory, "log-tree", move || {
+            tree_keeper::run(tiles, &to_keep, &kept_tell, &counted, &queue_of_tree)
+        })?;
+        let writer = start(directory, "log", move || committer.run())?;
+        let threads = Mutex::new(vec![writer, tree]);
         let opened = Opened { continues, torn: found.torn };
         Ok(Self { queue, failure, kept, unwritten, metrics, threads, opened, _lock: lock })
     }
@@ -234,8 +234,16 @@ fn begin(committer: &mut Committer, opening: &Opening) -> std::io::Result<Vec<su
     Ok(std::mem::take(&mut committer.unflushed))
 }
 
-fn start(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(run).expect("two threads at the start")
+fn start(
+    directory: &Path,
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, OpenError> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(run);
+    started.map_err(|error| OpenError::Disk {
+        place: format!("{} (thread {name})", directory.display()),
+        error,
+    })
 }
 
 impl IssuanceLog for LocalLog {
