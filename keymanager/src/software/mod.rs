@@ -4,6 +4,8 @@
 //! this process's memory or the seal key: for that the key belongs in a token.
 
 mod directory;
+#[cfg(not(feature = "ring"))]
+mod p256;
 mod pair;
 mod seal;
 

@@ -18,6 +18,9 @@ use provider::signature::{
 use provider::signature::{ML_DSA_44_SIGNING, ML_DSA_65_SIGNING, PqdsaKeyPair};
 use zeroize::Zeroizing;
 
+#[cfg(not(feature = "ring"))]
+use super::p256::P256Key;
+
 /// The kinds of key that [`Pair::generate`] makes.
 #[cfg(not(feature = "ring"))]
 pub(super) const CREATABLE: &[KeyType] = &KeyType::ALL;
@@ -36,6 +39,8 @@ pub(super) struct Pair {
 enum Private {
     // With the ASN.1 signing algorithms: cheaper in aws-lc-rs than its fixed-length ones.
     Ecdsa(EcdsaKeyPair),
+    #[cfg(not(feature = "ring"))]
+    P256(P256Key, PublicKey),
     Rsa(RsaKeyPair),
     Ed25519(Ed25519KeyPair),
     #[cfg(not(feature = "ring"))]
@@ -56,8 +61,13 @@ impl Pair {
         let bytes = message.message();
         let signature = match &self.private {
             Private::Ecdsa(pair) => {
-                let der = ecdsa_sign(pair, &self.random, message).map_err(|_| failed(name))?;
+                let der = pair.sign(&self.random, bytes).map_err(|_| failed(name))?;
                 Signature::from_x509(algorithm, der.as_ref())
+            }
+            #[cfg(not(feature = "ring"))]
+            Private::P256(key, _) => {
+                let fixed = key.sign(message.sha256()).ok_or_else(|| failed(name))?;
+                Signature::from_fixed(algorithm, &fixed)
             }
             Private::Ed25519(pair) => Signature::from_fixed(algorithm, pair.sign(bytes).as_ref()),
             Private::Rsa(pair) => {
@@ -136,7 +146,7 @@ impl Pair {
 impl Private {
     fn from_pkcs8(key_type: KeyType, pkcs8: &[u8]) -> Option<Self> {
         match key_type {
-            KeyType::EcP256 => ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(Self::Ecdsa),
+            KeyType::EcP256 => p256(pkcs8),
             KeyType::EcP384 => ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8).map(Self::Ecdsa),
             KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => {
                 RsaKeyPair::from_pkcs8(pkcs8).ok().map(Self::Rsa)
@@ -154,6 +164,8 @@ impl Private {
     fn public_key(&self) -> Option<PublicKey> {
         match self {
             Self::Ecdsa(pair) => PublicKey::from_ec_point(pair.public_key().as_ref()).ok(),
+            #[cfg(not(feature = "ring"))]
+            Self::P256(_, public_key) => Some(public_key.clone()),
             Self::Ed25519(pair) => {
                 PublicKey::from_ed25519(pair.public_key().as_ref().try_into().ok()?).ok()
             }
@@ -196,27 +208,16 @@ fn ml_dsa(
     Some(Private::MlDsa(Box::new(pair)))
 }
 
-/// Over SHA-256, the digest that the message has already is signed.
 #[cfg(not(feature = "ring"))]
-fn ecdsa_sign(
-    pair: &EcdsaKeyPair,
-    random: &SystemRandom,
-    message: &ToBeSigned,
-) -> Result<provider::signature::Signature, provider::error::Unspecified> {
-    use provider::digest::{Digest, SHA256};
-    if message.algorithm() == SignatureAlgorithm::EcdsaP256Sha256 {
-        return pair.sign_digest(&Digest::import_less_safe(message.sha256(), &SHA256)?);
-    }
-    pair.sign(random, message.message())
+fn p256(pkcs8: &[u8]) -> Option<Private> {
+    let checked = ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8)?;
+    let public_key = PublicKey::from_ec_point(checked.public_key().as_ref()).ok()?;
+    Some(Private::P256(P256Key::from_pkcs8(pkcs8)?, public_key))
 }
 
 #[cfg(feature = "ring")]
-fn ecdsa_sign(
-    pair: &EcdsaKeyPair,
-    random: &SystemRandom,
-    message: &ToBeSigned,
-) -> Result<provider::signature::Signature, provider::error::Unspecified> {
-    pair.sign(random, message.message())
+fn p256(pkcs8: &[u8]) -> Option<Private> {
+    ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(Private::Ecdsa)
 }
 
 #[cfg(not(feature = "ring"))]

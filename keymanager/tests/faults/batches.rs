@@ -110,7 +110,7 @@ impl World {
     }
 
     fn verifies(&self, svid: &X509Svid) -> bool {
-        let mut parts = Reader::new(&svid.chain[0]).enter(tag::SEQUENCE, "certificate").unwrap();
+        let mut parts = Reader::new(&svid.leaf).enter(tag::SEQUENCE, "certificate").unwrap();
         let signed = parts.any("what is signed").unwrap().whole;
         parts.any("algorithm").unwrap();
         let signature = parts.bit_string("signature").unwrap();
