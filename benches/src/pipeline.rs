@@ -52,7 +52,7 @@ pub(crate) fn verified_key() -> anyhow::Result<Row> {
     Ok(process_cost(
         "pipeline/verified-key/p256/log-on",
         "raw sign, all threads",
-        |count| bench.run(count, Bench::verified_wish),
+        |count| bench.run(count, Callers::verified_wish),
         |count| on_all_threads(count, &raw),
     ))
 }
@@ -62,7 +62,7 @@ pub(crate) fn csr() -> anyhow::Result<Row> {
     let bench = Bench::new(Log::On)?;
     let sign = raw_sign(bench.certificate_length()?);
     let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
-    let message = vec![0x5a; signed_part(&bench.csr)?];
+    let message = vec![0x5a; signed_part(&bench.callers.csr)?];
     let signature = key.sign(&SystemRandom::new(), &message)?;
     let public_key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.public_key().as_ref());
     let raw = || {
@@ -72,7 +72,7 @@ pub(crate) fn csr() -> anyhow::Result<Row> {
     Ok(process_cost(
         "pipeline/csr/p256/log-on",
         "raw verify + raw sign, all threads",
-        |count| bench.run(count, Bench::csr_wish),
+        |count| bench.run(count, Callers::csr_wish),
         |count| on_all_threads(count, &raw),
     ))
 }
@@ -84,7 +84,7 @@ pub(crate) fn jwt() -> anyhow::Result<Row> {
     Ok(process_cost(
         "pipeline/jwt/es256/log-on",
         "raw sign, all threads",
-        |count| bench.run(count, Bench::jwt_wish),
+        |count| bench.run(count, Callers::jwt_wish),
         |count| on_all_threads(count, &raw),
     ))
 }
@@ -95,8 +95,8 @@ pub(crate) fn log_on_against_off() -> anyhow::Result<Row> {
     Ok(process_cost(
         "pipeline/log-on-against-off",
         "log off",
-        |count| on.run(count, Bench::verified_wish),
-        |count| off.run(count, Bench::verified_wish),
+        |count| on.run(count, Callers::verified_wish),
+        |count| off.run(count, Callers::verified_wish),
     ))
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn direct_proxy_one_request() -> anyhow::Result<Row> {
         "500 signatures of a bare C_Sign loop, 30 threads",
         || {
             let start = Instant::now();
-            bench.runtime.block_on(bench.batch(KEYS));
+            bench.batch(KEYS);
             start.elapsed()
         },
         || {
@@ -195,6 +195,11 @@ enum Log {
 
 struct Bench {
     runtime: Runtime,
+    callers: Arc<Callers>,
+}
+
+/// What every caller has.
+struct Callers {
     pipeline: Arc<Pipeline>,
     trust_domain: TrustDomain,
     csr: bytes::Bytes,
@@ -241,9 +246,90 @@ impl Bench {
         runtime.spawn(Arc::clone(&pipeline).run());
         let trust_domain = TrustDomain::parse(TRUST_DOMAIN)?;
         let csr = csr.into();
-        Ok(Self { runtime, pipeline, trust_domain, csr, verified })
+        let callers = Arc::new(Callers { pipeline, trust_domain, csr, verified });
+        Ok(Self { runtime, callers })
     }
 
+    fn one(&self, wish: Wish) -> anyhow::Result<Minted> {
+        Ok(self.runtime.block_on(self.callers.pipeline.one(wish, &order()))?)
+    }
+
+    fn certificate_length(&self) -> anyhow::Result<usize> {
+        match self.one(self.callers.verified_wish())? {
+            Minted::X509(svid) => signed_part(&svid.leaf),
+            Minted::Jwt(_) => anyhow::bail!("a certificate was asked for"),
+        }
+    }
+
+    fn token_length(&self) -> anyhow::Result<usize> {
+        match self.one(self.callers.jwt_wish())? {
+            Minted::Jwt(svid) => svid.token().rfind('.').context("a JWS has three parts"),
+            Minted::X509(_) => anyhow::bail!("a token was asked for"),
+        }
+    }
+
+    /// Mints so many in one request.
+    fn batch(&self, count: usize) {
+        self.runtime.block_on(self.callers.batch(count, Callers::verified_wish));
+    }
+
+    /// Has batches minted for that long, and answers how many were.
+    fn run_for(&self, callers: usize, slice: Duration) -> u64 {
+        let end = Instant::now() + slice;
+        let done = self.each(callers, |caller| async move {
+            let mut done = 0;
+            while Instant::now() < end {
+                caller.batch(BATCH, Callers::verified_wish).await;
+                done += BATCH as u64;
+            }
+            done
+        });
+        done.into_iter().sum()
+    }
+
+    /// Has one after another minted for that long by each caller, and answers how long each took.
+    fn times(&self, callers: usize, slice: Duration) -> Vec<Duration> {
+        let end = Instant::now() + slice;
+        let times = self.each(callers, |caller| async move {
+            let (mut times, mut before) = (Vec::new(), Instant::now());
+            while before < end {
+                let minted = caller.pipeline.one(caller.verified_wish(), &order()).await;
+                black_box(minted.expect("it minted before"));
+                let now = Instant::now();
+                times.push(now - before);
+                before = now;
+            }
+            times
+        });
+        times.concat()
+    }
+
+    /// Has so many minted by callers that each send one batch after another.
+    fn run(&self, count: u64, wish: fn(&Callers) -> Wish) {
+        let begun = Arc::new(AtomicU64::new(0));
+        self.each(CALLERS, |caller| {
+            let begun = Arc::clone(&begun);
+            async move {
+                while begun.fetch_add(BATCH as u64, Ordering::Relaxed) < count {
+                    caller.batch(BATCH, wish).await;
+                }
+            }
+        });
+    }
+
+    /// Callers side by side, each a task as a connection of a server is.
+    fn each<F>(&self, callers: usize, caller: impl Fn(Arc<Callers>) -> F) -> Vec<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let spawn = |_| self.runtime.spawn(caller(Arc::clone(&self.callers)));
+        let callers: Vec<_> = (0..callers).map(spawn).collect();
+        let done = self.runtime.block_on(futures_util::future::join_all(callers));
+        done.into_iter().map(|done| done.expect("no caller panics")).collect()
+    }
+}
+
+impl Callers {
     fn verified_wish(&self) -> Wish {
         let grant = policy::mint_x509(&self.trust_domain, &self.verified, 3600);
         Wish::X509(grant.expect("it was granted before"))
@@ -259,76 +345,12 @@ impl Bench {
         Wish::Jwt(grant.expect("it was granted before"))
     }
 
-    fn one(&self, wish: Wish) -> anyhow::Result<Minted> {
-        Ok(self.runtime.block_on(self.pipeline.one(wish, &order()))?)
-    }
-
-    fn certificate_length(&self) -> anyhow::Result<usize> {
-        match self.one(self.verified_wish())? {
-            Minted::X509(svid) => signed_part(&svid.chain[0]),
-            Minted::Jwt(_) => anyhow::bail!("a certificate was asked for"),
-        }
-    }
-
-    fn token_length(&self) -> anyhow::Result<usize> {
-        match self.one(self.jwt_wish())? {
-            Minted::Jwt(svid) => svid.token().rfind('.').context("a JWS has three parts"),
-            Minted::X509(_) => anyhow::bail!("a token was asked for"),
-        }
-    }
-
     /// Mints so many in one request.
-    async fn batch(&self, count: usize) {
-        let wishes = (0..count).map(|_| self.verified_wish()).collect();
+    async fn batch(&self, count: usize, wish: fn(&Self) -> Wish) {
+        let wishes = (0..count).map(|_| wish(self)).collect();
         for minted in self.pipeline.batch(wishes, &order()).await {
             black_box(minted.expect("it minted before"));
         }
-    }
-
-    /// Has batches minted for that long, and answers how many were.
-    fn run_for(&self, callers: usize, slice: Duration) -> u64 {
-        let (end, done) = (Instant::now() + slice, AtomicU64::new(0));
-        let caller = async || {
-            while Instant::now() < end {
-                self.batch(BATCH).await;
-                done.fetch_add(BATCH as u64, Ordering::Relaxed);
-            }
-        };
-        self.runtime.block_on(futures_util::future::join_all((0..callers).map(|_| caller())));
-        done.into_inner()
-    }
-
-    /// Has one after another minted for that long by each caller, and answers how long each took.
-    fn times(&self, callers: usize, slice: Duration) -> Vec<Duration> {
-        let end = Instant::now() + slice;
-        let caller = async || {
-            let (mut times, mut before) = (Vec::new(), Instant::now());
-            while before < end {
-                let minted = self.pipeline.one(self.verified_wish(), &order()).await;
-                black_box(minted.expect("it minted before"));
-                let now = Instant::now();
-                times.push(now - before);
-                before = now;
-            }
-            times
-        };
-        let callers = futures_util::future::join_all((0..callers).map(|_| caller()));
-        self.runtime.block_on(callers).concat()
-    }
-
-    /// Has so many minted by callers that each send one batch after another.
-    fn run(&self, count: u64, wish: fn(&Self) -> Wish) {
-        let begun = AtomicU64::new(0);
-        let caller = async || {
-            while begun.fetch_add(BATCH as u64, Ordering::Relaxed) < count {
-                let wishes = (0..BATCH).map(|_| wish(self)).collect();
-                for minted in self.pipeline.batch(wishes, &order()).await {
-                    black_box(minted.expect("it minted before"));
-                }
-            }
-        };
-        let callers = (0..CALLERS).map(|_| caller());
-        self.runtime.block_on(futures_util::future::join_all(callers));
     }
 }
 

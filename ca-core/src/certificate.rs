@@ -198,40 +198,20 @@ fn read_time(fields: &mut Reader<'_>, what: &'static str) -> Result<(Timestamp, 
     for (part, text) in parts.iter_mut().zip(digits.chunks_exact(2)) {
         *part = pair(text, what)?;
     }
+    let [year, month, day, hour, minute, second] = parts;
     // RFC 5280 §4.1.2.5.1: a two-digit year below 50 is of this century.
-    let century_or = century.unwrap_or(if parts[0] < 50 { 20 } else { 19 });
-    let instant = from_civil(century_or * 100 + parts[0], &parts[1..], what)?;
+    let century_or = century.unwrap_or(if year < 50 { 20 } else { 19 });
+    let year = u16::from(century_or) * 100 + u16::from(year);
+    let instant = Timestamp::from_civil((year, month, day), (hour, minute, second));
     // §4.1.2.5: UTCTime through the year 2049, GeneralizedTime after.
-    let right = century.is_some() == (century_or * 100 + parts[0] >= 2050);
-    Ok((instant, right))
+    let right = century.is_some() == (year >= 2050);
+    Ok((instant.ok_or(DerError::Value(what))?, right))
 }
 
-fn pair(text: &[u8], what: &'static str) -> Result<i64, DerError> {
+fn pair(text: &[u8], what: &'static str) -> Result<u8, DerError> {
     match text {
-        [a @ b'0'..=b'9', b @ b'0'..=b'9'] => Ok(i64::from(a - b'0') * 10 + i64::from(b - b'0')),
+        [a @ b'0'..=b'9', b @ b'0'..=b'9'] => Ok((a - b'0') * 10 + (b - b'0')),
         _ => Err(DerError::Value(what)),
-    }
-}
-
-/// The instant of a civil date; refused if it is not the date of any instant from 1970 to 9999.
-fn from_civil(year: i64, parts: &[i64], what: &'static str) -> Result<Timestamp, DerError> {
-    let &[month, day, hour, minute, second] = parts else { return Err(DerError::Value(what)) };
-    let (shifted_year, shifted_month) =
-        if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let era = shifted_year.div_euclid(400);
-    let year_of_era = shifted_year.rem_euclid(400);
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100
-        + day_of_year
-        - 719_468;
-    let instant = Timestamp::from_unix(days * 86_400 + hour * 3_600 + minute * 60 + second);
-    // Converting back finds every field that is out of its range.
-    let (y, mo, d, h, mi, s) = instant.civil();
-    let fields = [i64::from(y), mo.into(), d.into(), h.into(), mi.into(), s.into()];
-    if fields == [year, month, day, hour, minute, second] {
-        Ok(instant)
-    } else {
-        Err(DerError::Value(what))
     }
 }
 

@@ -47,26 +47,56 @@ impl Timestamp {
         Duration::from_secs(u64::try_from(self.0 - earlier.0).unwrap_or(0))
     }
 
+    /// The instant of a date and a time of day in UTC; `None` if no instant within [`EPOCH`](Self::EPOCH)..=
+    /// [`MAX`](Self::MAX) has them.
+    #[must_use]
+    pub fn from_civil(date: (u16, u8, u8), time: (u8, u8, u8)) -> Option<Self> {
+        let ((year, month, day), (hour, minute, second)) = (date, time);
+        let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let days_of_month = match month {
+            2 if is_leap => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            1..=12 => 31,
+            _ => return None,
+        };
+        let is_date = (1970..=9999).contains(&year) && (1..=days_of_month).contains(&day);
+        if !is_date || hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        // As in `civil`.
+        let (year, month) = (u32::from(year), u32::from(month));
+        let (year, month_from_march) =
+            if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let (era, year_of_era) = (year / 400, year % 400);
+        let day_of_year = (153 * month_from_march + 2) / 5 + u32::from(day) - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        let days = era * 146_097 + day_of_era - 719_468;
+        let [hour, minute, second] = [hour, minute, second].map(i64::from);
+        Some(Self(i64::from(days) * 86_400 + hour * 3_600 + minute * 60 + second))
+    }
+
     /// Year, month, day, hour, minute, second in UTC.
     #[must_use]
     pub fn civil(self) -> (u16, u8, u8, u8, u8, u8) {
         // Days to a date by the proleptic Gregorian calendar, counted in eras of 400 years that
-        // start on 1 March, so that the leap day is the last day of a year.
-        let days = self.0.div_euclid(86_400);
-        let second = self.0.rem_euclid(86_400);
+        // start on 1 March, so that the leap day is the last day of a year. In 32 bits, where a division by a
+        // constant costs half of what it does in 64: each certificate has four of these.
+        const BOUNDED: &str = "a timestamp is within 1970..=9999";
+        let days = u32::try_from(self.0 / 86_400).expect(BOUNDED);
+        let second = u32::try_from(self.0 % 86_400).expect(BOUNDED);
         let shifted = days + 719_468;
-        let era = shifted.div_euclid(146_097);
-        let day_of_era = shifted.rem_euclid(146_097);
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
         let year_of_era =
             (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
         let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
-        let small = |value: i64| u8::try_from(value).expect("a calendar field is below 60");
+        let year = year_of_era + era * 400 + u32::from(month <= 2);
+        let small = |value: u32| u8::try_from(value).expect("a calendar field is below 60");
         (
-            u16::try_from(year).expect("a timestamp's year is 1970..=9999"),
+            u16::try_from(year).expect(BOUNDED),
             small(month),
             small(day),
             small(second / 3_600),
@@ -106,6 +136,8 @@ impl Clock for SystemClock {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -120,6 +152,35 @@ mod tests {
             (253_402_300_799, "9999-12-31T23:59:59Z"),
         ] {
             assert_eq!(Timestamp::from_unix(unix).to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_calendar_leads_back(unix in 0..=Timestamp::MAX.0) {
+            let instant = Timestamp(unix);
+            let (year, month, day, hour, minute, second) = instant.civil();
+            let back = Timestamp::from_civil((year, month, day), (hour, minute, second));
+            prop_assert_eq!(back, Some(instant));
+        }
+
+        #[test]
+        fn what_no_calendar_has_is_no_instant(
+            date in (1960..=10_010u16, 0..=13u8, 0..=32u8),
+            time in (0..=24u8, 0..=60u8, 0..=60u8),
+        ) {
+            if let Some(instant) = Timestamp::from_civil(date, time) {
+                let ((year, month, day), (hour, minute, second)) = (date, time);
+                prop_assert_eq!(instant.civil(), (year, month, day, hour, minute, second));
+            }
+        }
+    }
+
+    #[test]
+    fn leap_days_are_those_of_the_gregorian_calendar() {
+        let last_of_february = |year| Timestamp::from_civil((year, 2, 29), (23, 59, 59));
+        for (year, is_leap) in [(1972, true), (2000, true), (2023, false), (2100, false)] {
+            assert_eq!(last_of_february(year).is_some(), is_leap, "{year}");
         }
     }
 

@@ -100,12 +100,24 @@ pub enum IssueError {
     Certificate(#[from] CaCertificateError),
 }
 
+/// An issuer as one batch has it. What its certificates share is counted in memory of the batch: where cores that
+/// mint at the same time count it in the same place, they wait for each other several times a certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct BatchIssuer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    issuer: Arc<Issuer>,
+    /// As [`Issuer::chain`], in bytes of the batch.
+    chain: Arc<[Bytes]>,
+}
+
 /// A certificate that passed every check and lacks only its signature. [`Issuer::prepare`] alone makes
 /// one, and only the issuer that made it can sign it.
 #[derive(Debug)]
 #[must_use]
 pub struct Prepared {
-    issuer: Arc<Issuer>,
+    issuer: BatchIssuer,
     tbs: ToBeSigned,
     profile: Profile,
     id: SpiffeId,
@@ -120,12 +132,21 @@ pub struct Prepared {
 pub struct X509Svid {
     /// The identity it gives.
     pub id: SpiffeId,
-    /// DER, leaf first, then intermediates; no root (X509-SVID §3, Workload API).
-    pub chain: Vec<Bytes>,
+    /// DER of the certificate.
+    pub leaf: Bytes,
+    /// DER of the intermediates that follow it.
+    pub intermediates: Arc<[Bytes]>,
     /// The leaf's serial number.
     pub serial: Serial,
     /// The last second in which the leaf is valid.
     pub expires_at: Timestamp,
+}
+
+impl X509Svid {
+    /// DER, leaf first, then intermediates; no root (X509-SVID §3, Workload API).
+    pub fn chain(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.leaf).chain(&*self.intermediates)
+    }
 }
 
 impl Issuer {
@@ -229,39 +250,7 @@ impl Issuer {
         serial: Serial,
         now: Timestamp,
     ) -> Result<Prepared, IssueError> {
-        let (not_before, not_after) = self.validity(grant.ttl(), now)?;
-        let profile = grant.profile();
-        let key = grant.key();
-        let tbs = self.templates[profile as usize].tbs(&Fields {
-            serial: &serial,
-            not_before,
-            not_after,
-            subject: grant.subject(),
-            key,
-            id: grant.id(),
-            dns_names: grant.dns_names(),
-        });
-        let linted = lint::check(
-            tbs,
-            &Expectation {
-                profile,
-                trust_domain: &self.trust_domain,
-                id: grant.id(),
-                key,
-                algorithm: self.algorithm,
-                issuer: Some(&self.certificate),
-            },
-        )?;
-        Ok(Prepared {
-            issuer: Arc::clone(self),
-            tbs: ToBeSigned::certificate(linted),
-            profile,
-            serial,
-            key_digest: *key.fingerprint(),
-            not_before,
-            not_after,
-            id: grant.into_id(),
-        })
+        BatchIssuer::of(self).prepare(grant, serial, now)
     }
 
     fn validity(
@@ -284,6 +273,62 @@ impl Issuer {
     }
 }
 
+impl BatchIssuer {
+    /// The issuer, for one batch.
+    pub(crate) fn of(issuer: &Arc<Issuer>) -> Self {
+        let chain = issuer.chain.iter().map(|der| Bytes::copy_from_slice(der)).collect();
+        Self(Arc::new(Shared { issuer: Arc::clone(issuer), chain }))
+    }
+
+    /// The issuer itself.
+    pub(crate) fn issuer(&self) -> &Issuer {
+        &self.0.issuer
+    }
+
+    /// As [`Issuer::prepare`].
+    pub(crate) fn prepare(
+        &self,
+        grant: X509Grant,
+        serial: Serial,
+        now: Timestamp,
+    ) -> Result<Prepared, IssueError> {
+        let issuer = self.issuer();
+        let (not_before, not_after) = issuer.validity(grant.ttl(), now)?;
+        let profile = grant.profile();
+        let key = grant.key();
+        let tbs = issuer.templates[profile as usize].tbs(&Fields {
+            serial: &serial,
+            not_before,
+            not_after,
+            subject: grant.subject(),
+            key,
+            id: grant.id(),
+            dns_names: grant.dns_names(),
+        });
+        let linted = lint::check(
+            tbs,
+            &Expectation {
+                profile,
+                trust_domain: &issuer.trust_domain,
+                id: grant.id(),
+                key,
+                algorithm: issuer.algorithm,
+                issuer: Some(&issuer.certificate),
+            },
+        )?;
+        Ok(Prepared {
+            issuer: self.clone(),
+            tbs: ToBeSigned::certificate(linted),
+            profile,
+            serial,
+            key_digest: *key.fingerprint(),
+            not_before,
+            not_after,
+            id: grant.into_id(),
+        })
+    }
+}
+
 impl Prepared {
     /// What the issuance log keeps of it.
     #[must_use]
@@ -298,8 +343,8 @@ impl Prepared {
             id: &self.id,
             not_before: self.not_before,
             not_after: self.not_after,
-            authority: &self.issuer.authority,
-            issuing_key: self.issuer.issuing_key.as_ref(),
+            authority: &self.issuer().authority,
+            issuing_key: self.issuer().issuing_key.as_ref(),
             caller,
             time: now,
         }
@@ -307,28 +352,31 @@ impl Prepared {
 
     /// Has it signed by the key of the issuer that prepared it.
     pub async fn sign(self, urgency: Urgency) -> Result<X509Svid, SignError> {
-        let signature = self.issuer.key.sign_checked(self.tbs.clone(), urgency).await?;
+        let signature = self.issuer().key.sign_checked(self.tbs.clone(), urgency).await?;
         Ok(self.signed(&signature))
     }
 
     /// Whether its key signs in this process.
     #[must_use]
     pub fn is_signed_here(&self) -> bool {
-        matches!(self.issuer.key.reach(), Reach::Here(_))
+        matches!(self.issuer().key.reach(), Reach::Here(_))
     }
 
     /// [`sign`](Self::sign) on this thread, by a key that [signs here](Self::is_signed_here).
     pub fn sign_here(self, urgency: Urgency) -> Result<X509Svid, SignError> {
-        let signature = self.issuer.key.sign_here_checked(&self.tbs, urgency)?;
+        let signature = self.issuer().key.sign_here_checked(&self.tbs, urgency)?;
         Ok(self.signed(&signature))
     }
 
+    fn issuer(&self) -> &Issuer {
+        self.issuer.issuer()
+    }
+
     fn signed(self, signature: &Signature) -> X509Svid {
-        let leaf = assemble(self.tbs.message(), signature);
-        let mut chain = Vec::with_capacity(1 + self.issuer.chain.len());
-        chain.push(leaf.into());
-        chain.extend(self.issuer.chain.iter().cloned());
-        X509Svid { id: self.id, chain, serial: self.serial, expires_at: self.not_after }
+        let leaf = assemble(self.tbs.message(), signature).into();
+        let intermediates = Arc::clone(&self.issuer.0.chain);
+        let Self { id, serial, not_after, .. } = self;
+        X509Svid { id, leaf, intermediates, serial, expires_at: not_after }
     }
 }
 

@@ -110,23 +110,23 @@ impl Delegation {
         present.as_ref().is_none_or(|issuer| wanted > issuer.certificate().not_after())
     }
 
-    /// Who issues a leaf of that life: `present`, this process's key, or the authority.
-    pub(crate) fn issuer<'a>(
+    /// Whether `present`, this process's key, issues a leaf of that life, and not the authority.
+    pub(crate) fn issues(
         &self,
-        present: &'a Arc<Issuer>,
-        authority: &'a Arc<Issuer>,
+        present: &Issuer,
+        authority: &Issuer,
         ttl: Option<Duration>,
         now: Timestamp,
-    ) -> Result<&'a Arc<Issuer>, IssueError> {
+    ) -> Result<bool, IssueError> {
         let (first, last) = (present.certificate().not_before(), present.certificate().not_after());
         // Nothing outlives the authority, so that is not asked of the issuing key.
         let wanted = authority.wanted_end(ttl, now).min(authority.certificate().not_after());
         if first <= now && wanted <= last {
-            return Ok(present);
+            return Ok(true);
         }
         match (self.settings.long_ttl, present.issuing_key()) {
             // It could not be replaced in time, which is not the caller's fault: preparing fails and says so.
-            (LongTtl::Refuse, _) if now < first || now >= last => Ok(present),
+            (LongTtl::Refuse, _) if now < first || now >= last => Ok(true),
             (LongTtl::Refuse, Some(issuing_key)) => Err(IssueError::LongTtl {
                 issuing_key: Arc::clone(issuing_key),
                 not_after: last,
@@ -134,7 +134,7 @@ impl Delegation {
             }),
             _ => {
                 self.long.fetch_add(1, Ordering::Relaxed);
-                Ok(authority)
+                Ok(false)
             }
         }
     }

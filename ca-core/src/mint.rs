@@ -1,6 +1,7 @@
 //! What a process mints with: authorities, issuing keys, serial numbers and the log. Many at once, and all that
 //! others ask for, go through the [`pipeline`](crate::pipeline).
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use futures_util::future::join;
@@ -12,14 +13,14 @@ use crate::certificate::CaCertificate;
 use crate::clock::Timestamp;
 use crate::csr::{CsrError, VerifiedKey};
 use crate::id::TrustDomain;
-use crate::issuer::{IssueError, Issuer, Prepared, X509Svid};
+use crate::issuer::{BatchIssuer, IssueError, Issuer, Prepared, X509Svid};
 use crate::issuing::{Delegation, IssuingMode};
 use crate::key::{SignError, SigningKey, Urgency};
 use crate::log::{Caller, IssuanceLog, LogError};
 use crate::pipeline::admission::Refused;
 use crate::policy::{self, JwtGrant, Refusal, X509Grant};
 use crate::serial::SerialSource;
-use crate::token::{JwtSvid, PreparedToken, TokenError};
+use crate::token::{BatchTokenIssuer, JwtSvid, PreparedToken, TokenError};
 
 /// Mints under the authorities of one trust domain.
 pub struct Mint {
@@ -105,7 +106,8 @@ impl Mint {
     /// What all that is prepared at one time shares.
     pub(crate) fn round(&self, now: Timestamp) -> Round<'_> {
         let issuing = self.delegation.as_ref().and_then(Delegation::present);
-        Round { mint: self, issuing, now }
+        let issuing = issuing.map(|issuer| BatchIssuer::of(&issuer));
+        Round { mint: self, issuing, authority: OnceCell::new(), tokens: OnceCell::new(), now }
     }
 
     /// Where its records go.
@@ -139,8 +141,7 @@ impl Mint {
         let authority: &Arc<Issuer> = &self.authorities.x509;
         let prepared = authority.prepare(grant, serial, now)?;
         let signed = self.release(prepared, Caller::Signer, now, urgency).await?;
-        let der = signed.chain.first().expect("a chain begins with what was issued");
-        let certificate = CaCertificate::from_der(der).map_err(IssueError::from)?;
+        let certificate = CaCertificate::from_der(&signed.leaf).map_err(IssueError::from)?;
         let issuer = authority.delegate(certificate.clone(), key).map_err(IssueError::from)?;
         delegation.adopt(issuer);
         Ok(certificate)
@@ -180,7 +181,9 @@ impl Mint {
 pub(crate) struct Round<'a> {
     mint: &'a Mint,
     /// The issuing key of this process, if it has one.
-    issuing: Option<Arc<Issuer>>,
+    issuing: Option<BatchIssuer>,
+    authority: OnceCell<BatchIssuer>,
+    tokens: OnceCell<BatchTokenIssuer>,
     now: Timestamp,
 }
 
@@ -199,18 +202,21 @@ impl Round<'_> {
     pub(crate) fn x509(&self, grant: X509Grant) -> Result<Prepared, IssueError> {
         let serial = self.mint.serials.next()?;
         let authority = &self.mint.authorities.x509;
-        let issuer = match (&self.mint.delegation, &self.issuing) {
-            (Some(delegation), Some(issuing)) if !grant.profile().is_ca() => {
-                delegation.issuer(issuing, authority, grant.ttl(), self.now)?
-            }
-            _ => authority,
+        let own = match (&self.mint.delegation, &self.issuing) {
+            (Some(delegation), Some(issuing)) if !grant.profile().is_ca() => delegation
+                .issues(issuing.issuer(), authority, grant.ttl(), self.now)?
+                .then_some(issuing),
+            _ => None,
         };
+        let issuer =
+            own.unwrap_or_else(|| self.authority.get_or_init(|| BatchIssuer::of(authority)));
         issuer.prepare(grant, serial, self.now)
     }
 
     /// The token of a grant, not signed.
     pub(crate) fn jwt(&self, grant: JwtGrant) -> Result<PreparedToken, TokenError> {
-        self.mint.authorities.jwt.prepare(grant, self.now)
+        let issuer = &self.mint.authorities.jwt;
+        self.tokens.get_or_init(|| BatchTokenIssuer::of(issuer)).prepare(grant, self.now)
     }
 }
 

@@ -67,8 +67,6 @@ const CRITICAL: &[u8] = b"\x01\x01\xff";
 
 const KEY_USAGE_LENGTH: usize = KEY_USAGE.len() + 2;
 const SUBJECT_KEY_ID_LENGTH: usize = SUBJECT_KEY_ID.len() + 20;
-/// More than everything of a certificate but subject, key, names and issuer takes.
-const SIZE_HINT: usize = 256;
 
 impl Template {
     /// The template of certificates that `issuer` signs with `algorithm`. `authority_key` is absent for a
@@ -125,7 +123,9 @@ impl Template {
             + header_length(wrapped)
             + wrapped;
 
-        let mut out = Vec::with_capacity(content + SIZE_HINT);
+        // Exactly: what is shared later would otherwise need one more allocation.
+        let length = header_length(content) + content;
+        let mut out = Vec::with_capacity(length);
         write_header(&mut out, tag::SEQUENCE, content);
         out.extend_from_slice(VERSION_3);
         write(&mut out, tag::INTEGER, fields.serial.bytes());
@@ -143,6 +143,7 @@ impl Template {
         out.extend_from_slice(SUBJECT_KEY_ID);
         out.extend_from_slice(&fields.key.key_id().0);
         names.write(&mut out);
+        debug_assert_eq!(out.len(), length);
         out
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -74,7 +75,13 @@ pub enum TokenError {
     Sign(#[from] SignError),
 }
 
-/// A JWS signing input whose claims were granted (RFC 7515 §5.1). Only [`TokenIssuer::prepare`] makes one.
+/// A JWT authority as one batch has it: counted in memory of the batch, for the reason that
+/// [`BatchIssuer`](crate::issuer::BatchIssuer) has.
+#[derive(Debug, Clone)]
+#[expect(clippy::redundant_allocation, reason = "its count of references is the batch's own")]
+pub(crate) struct BatchTokenIssuer(Arc<Arc<TokenIssuer>>);
+
+/// A JWS signing input whose claims were granted (RFC 7515 §5.1). Only [`BatchTokenIssuer::prepare`] makes one.
 #[derive(Debug)]
 pub(crate) struct SigningInput(String);
 
@@ -88,7 +95,7 @@ impl SigningInput {
 #[derive(Debug)]
 #[must_use]
 pub struct PreparedToken {
-    issuer: Arc<TokenIssuer>,
+    issuer: BatchTokenIssuer,
     input: ToBeSigned,
     grant: JwtGrant,
     issued_at: Timestamp,
@@ -157,51 +164,75 @@ impl TokenIssuer {
         &self.key
     }
 
+    /// The claims, as JSON in one piece.
+    fn claims(
+        &self,
+        grant: &JwtGrant,
+        issued_at: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Vec<u8>, TokenError> {
+        let mut claims = Vec::with_capacity(USUAL_CLAIMS);
+        claims.extend_from_slice(br#"{"aud":"#);
+        put_json(&mut claims, grant.audience());
+        claims.extend_from_slice(br#","exp":"#);
+        put_json(&mut claims, &expires_at.unix());
+        claims.extend_from_slice(br#","iat":"#);
+        put_json(&mut claims, &issued_at.unix());
+        claims.push(b',');
+        claims.extend_from_slice(self.issuer_claim.as_bytes());
+        if self.settings.token_id {
+            claims.extend_from_slice(br#""jti":"#);
+            put_json(&mut claims, &self.token_id()?);
+            claims.push(b',');
+        }
+        claims.extend_from_slice(br#""sub":"#);
+        put_json(&mut claims, grant.id().as_str());
+        claims.push(b'}');
+        Ok(claims)
+    }
+
+    /// A `jti` of 128 random bits.
+    fn token_id(&self) -> Result<String, TokenError> {
+        let mut id = [0; 16];
+        self.random.fill(&mut id).map_err(|_| TokenError::Random)?;
+        Ok(URL_SAFE_NO_PAD.encode(id))
+    }
+}
+
+impl BatchTokenIssuer {
+    /// The authority, for one batch.
+    pub(crate) fn of(issuer: &Arc<TokenIssuer>) -> Self {
+        Self(Arc::new(Arc::clone(issuer)))
+    }
+
     /// Encodes the token that a grant allows: `aud`, `exp`, `iat`, `sub`, and `iss` and `jti` if set.
-    pub fn prepare(
-        self: &Arc<Self>,
+    pub(crate) fn prepare(
+        &self,
         grant: JwtGrant,
         now: Timestamp,
     ) -> Result<PreparedToken, TokenError> {
-        if now >= self.not_after {
+        let issuer = &**self.0;
+        if now >= issuer.not_after {
             return Err(TokenError::Ended {
-                kid: Arc::clone(&self.kid),
-                not_after: self.not_after,
+                kid: Arc::clone(&issuer.kid),
+                not_after: issuer.not_after,
                 now,
             });
         }
-        let ttl = grant.ttl().unwrap_or(self.settings.default_ttl);
-        let expires_at = now.plus(ttl).min(self.not_after);
-        let claims = format!(
-            r#"{{"aud":{audience},"exp":{exp},"iat":{iat},{iss}{jti}"sub":{sub}}}"#,
-            audience = json_strings(grant.audience()),
-            exp = expires_at.unix(),
-            iat = now.unix(),
-            iss = self.issuer_claim,
-            jti = self.token_id()?,
-            sub = json_string(grant.id().as_str()),
-        );
-        let mut input = String::with_capacity(self.header.len() + 1 + claims.len() * 4 / 3 + 4);
-        input.push_str(&self.header);
+        let ttl = grant.ttl().unwrap_or(issuer.settings.default_ttl);
+        let expires_at = now.plus(ttl).min(issuer.not_after);
+        let claims = issuer.claims(&grant, now, expires_at)?;
+        let mut input = String::with_capacity(issuer.header.len() + 1 + encoded(claims.len()));
+        input.push_str(&issuer.header);
         input.push('.');
         URL_SAFE_NO_PAD.encode_string(claims, &mut input);
         Ok(PreparedToken {
-            issuer: Arc::clone(self),
-            input: ToBeSigned::token(SigningInput(input), self.algorithm),
+            issuer: self.clone(),
+            input: ToBeSigned::token(SigningInput(input), issuer.algorithm),
             grant,
             issued_at: now,
             expires_at,
         })
-    }
-
-    /// `"jti":"…",` with 128 random bits, or nothing.
-    fn token_id(&self) -> Result<String, TokenError> {
-        if !self.settings.token_id {
-            return Ok(String::new());
-        }
-        let mut id = [0; 16];
-        self.random.fill(&mut id).map_err(|_| TokenError::Random)?;
-        Ok(format!(r#""jti":"{}","#, URL_SAFE_NO_PAD.encode(id)))
     }
 }
 
@@ -215,7 +246,7 @@ impl PreparedToken {
             id: self.grant.id(),
             not_before: self.issued_at,
             not_after: self.expires_at,
-            authority: &self.issuer.kid,
+            authority: &self.issuer.0.kid,
             issuing_key: None,
             caller,
             time: now,
@@ -224,26 +255,26 @@ impl PreparedToken {
 
     /// Has it signed by the key of the authority that prepared it.
     pub async fn sign(self, urgency: Urgency) -> Result<JwtSvid, SignError> {
-        let signature = self.issuer.key.sign_checked(self.input.clone(), urgency).await?;
+        let signature = self.issuer.0.key.sign_checked(self.input.clone(), urgency).await?;
         Ok(self.signed(&signature))
     }
 
     /// Whether its key signs in this process.
     #[must_use]
     pub fn is_signed_here(&self) -> bool {
-        matches!(self.issuer.key.reach(), Reach::Here(_))
+        matches!(self.issuer.0.key.reach(), Reach::Here(_))
     }
 
     /// [`sign`](Self::sign) on this thread, by a key that [signs here](Self::is_signed_here).
     pub fn sign_here(self, urgency: Urgency) -> Result<JwtSvid, SignError> {
-        let signature = self.issuer.key.sign_here_checked(&self.input, urgency)?;
+        let signature = self.issuer.0.key.sign_here_checked(&self.input, urgency)?;
         Ok(self.signed(&signature))
     }
 
     fn signed(self, signature: &Signature) -> JwtSvid {
         let signature = signature.jws();
         let input = std::str::from_utf8(self.input.message()).expect("base64url and dots");
-        let mut token = String::with_capacity(input.len() + 1 + signature.len() * 4 / 3 + 4);
+        let mut token = String::with_capacity(input.len() + 1 + encoded(signature.len()));
         token.push_str(input);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
@@ -292,10 +323,18 @@ impl std::fmt::Debug for JwtSvid {
     }
 }
 
+/// How many characters the base64url of so many bytes has.
+fn encoded(bytes: usize) -> usize {
+    (bytes * 4).div_ceil(3)
+}
+
+/// More than the claims of a token for one audience take.
+const USUAL_CLAIMS: usize = 256;
+
 fn json_string(text: &str) -> String {
     serde_json::to_string(text).expect("a string is always JSON")
 }
 
-fn json_strings(texts: &[String]) -> String {
-    serde_json::to_string(texts).expect("strings are always JSON")
+fn put_json<T: Serialize + ?Sized>(into: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(into, value).expect("texts and numbers are always JSON");
 }

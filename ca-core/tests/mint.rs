@@ -147,7 +147,7 @@ fn dns(text: &str) -> SanType {
 }
 
 /// `rustls-webpki` as the stranger: the chain must verify to the bundle for both usages.
-fn stranger_accepts(mint: &Mint, chain: &[bytes::Bytes], at: Timestamp) {
+fn stranger_accepts(mint: &Mint, svid: &X509Svid, at: Timestamp) {
     let roots: Vec<_> = mint
         .bundle()
         .x509_authorities
@@ -156,10 +156,13 @@ fn stranger_accepts(mint: &Mint, chain: &[bytes::Bytes], at: Timestamp) {
         .collect();
     let anchors: Vec<_> =
         roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap()).collect();
-    let leaf = rustls_pki_types::CertificateDer::from(chain[0].to_vec());
+    let leaf = rustls_pki_types::CertificateDer::from(svid.leaf.to_vec());
     let leaf = webpki::EndEntityCert::try_from(&leaf).unwrap();
-    let intermediates: Vec<_> =
-        chain[1..].iter().map(|der| rustls_pki_types::CertificateDer::from(der.to_vec())).collect();
+    let intermediates: Vec<_> = svid
+        .intermediates
+        .iter()
+        .map(|der| rustls_pki_types::CertificateDer::from(der.to_vec()))
+        .collect();
     let time = Duration::from_secs(u64::try_from(at.unix()).unwrap());
     for usage in [webpki::KeyUsage::client_auth(), webpki::KeyUsage::server_auth()] {
         leaf.verify_for_usage(
@@ -186,8 +189,8 @@ async fn a_leaf_verifies_by_a_stranger_under_an_authority_of_every_kind() {
         )
         .unwrap();
         let svid = mint.x509(grant, CALLER, now(), urgency()).await.unwrap();
-        assert_eq!(svid.chain.len(), 1, "a self-signed root is never part of the chain");
-        stranger_accepts(&mint, &svid.chain, now());
+        assert_eq!(svid.intermediates.len(), 0, "a self-signed root is never part of the chain");
+        stranger_accepts(&mint, &svid, now());
         assert_eq!(svid.expires_at, now().plus(Duration::from_secs(600)));
     }
 }
@@ -199,7 +202,7 @@ async fn a_csr_that_asks_for_a_ca_gets_a_plain_leaf() {
     assert!(request.requested.ca);
     let grant = policy::mint_x509(mint.trust_domain(), &request, 0).unwrap();
     let svid = mint.x509(grant, CALLER, now(), urgency()).await.unwrap();
-    let leaf = Certificate::from_der(&svid.chain[0]).unwrap();
+    let leaf = Certificate::from_der(&svid.leaf).unwrap();
     let extensions = leaf.tbs_certificate().extensions().unwrap();
     let constraints = extensions.iter().find(|e| e.extn_id.to_string() == "2.5.29.19").unwrap();
     assert_eq!((constraints.critical, constraints.extn_value.as_bytes()), (true, &[0x30, 0][..]));
@@ -220,7 +223,7 @@ async fn what_is_released_is_in_the_log() {
 
     let records = log.records.lock().unwrap();
     let Document::X509 { serial, .. } = records[0].document else { panic!("a certificate first") };
-    let leaf = Certificate::from_der(&svid.chain[0]).unwrap();
+    let leaf = Certificate::from_der(&svid.leaf).unwrap();
     assert_eq!(leaf.tbs_certificate().serial_number().as_bytes(), serial.bytes());
     let tbs = leaf.tbs_certificate().to_der().unwrap();
     let sha256 = |bytes: &[u8]| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
@@ -300,8 +303,8 @@ async fn a_leaf_of_an_issuing_key_verifies_by_a_stranger_whatever_the_kind_of_ke
     for key_type in KeyType::ALL {
         let (mint, _) = delegated(key_type, LongTtl::Authority).await;
         let svid = leaf(&mint, HOUR, now()).await.unwrap();
-        assert_eq!(svid.chain.len(), 2, "the leaf, then the issuing key's certificate");
-        stranger_accepts(&mint, &svid.chain, now());
+        assert_eq!(svid.intermediates.len(), 1, "the leaf, then the issuing key's certificate");
+        stranger_accepts(&mint, &svid, now());
     }
 }
 
@@ -309,7 +312,7 @@ async fn a_leaf_of_an_issuing_key_verifies_by_a_stranger_whatever_the_kind_of_ke
 async fn an_issuing_certificate_is_logged_bounded_and_named_in_what_it_signs() {
     let (mint, log) = delegated(KeyType::EcP256, LongTtl::Authority).await;
     let svid = leaf(&mint, HOUR, now()).await.unwrap();
-    let issuing = CaCertificate::from_der(&svid.chain[1]).unwrap();
+    let issuing = CaCertificate::from_der(&svid.intermediates[0]).unwrap();
     assert_eq!(issuing.path_length(), Some(0));
     assert_eq!(issuing.not_after(), now().plus(6 * HOUR));
     let records = log.records.lock().unwrap();
@@ -333,18 +336,18 @@ async fn no_two_issuing_certificates_share_a_subject_and_the_next_is_due_after_h
         .map(|certificate| certificate.subject().der().to_vec());
     assert!(subjects[0] != subjects[1] && subjects[1] != subjects[2] && subjects[0] != subjects[2]);
     let svid = leaf(&mint, HOUR, now().plus(3 * HOUR)).await.unwrap();
-    assert_eq!(svid.chain[1], *second.der());
+    assert_eq!(svid.intermediates[0], *second.der());
 }
 
 #[tokio::test]
 async fn a_life_beyond_the_issuing_certificates_is_the_authoritys_to_sign_and_counted() {
     let (mint, log) = delegated(KeyType::EcP256, LongTtl::Authority).await;
     let at = now().plus(HOUR);
-    assert_eq!(leaf(&mint, 5 * HOUR, at).await.unwrap().chain.len(), 2);
+    assert_eq!(leaf(&mint, 5 * HOUR, at).await.unwrap().intermediates.len(), 1);
     assert_eq!(mint.delegation().unwrap().signed_by_authority(), 0);
     let long = leaf(&mint, 5 * HOUR + Duration::from_secs(1), at).await.unwrap();
-    assert_eq!(long.chain.len(), 1);
-    stranger_accepts(&mint, &long.chain, at);
+    assert_eq!(long.intermediates.len(), 0);
+    stranger_accepts(&mint, &long, at);
     assert_eq!(mint.delegation().unwrap().signed_by_authority(), 1);
     assert_eq!(log.records.lock().unwrap().last().unwrap().issuing_key, None);
 }
@@ -369,7 +372,7 @@ async fn near_the_authoritys_end_an_issuing_key_still_issues_and_nothing_outlive
     let at = end.minus(HOUR);
     assert_eq!(renew(&mint, at).await.not_after(), end);
     let svid = leaf(&mint, 3 * HOUR, at).await.unwrap();
-    assert_eq!((svid.chain.len(), svid.expires_at), (2, end));
+    assert_eq!((svid.intermediates.len(), svid.expires_at), (1, end));
 }
 
 #[tokio::test]

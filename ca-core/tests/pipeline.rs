@@ -20,7 +20,7 @@ use ca_core::authority::{self, Authorities};
 use ca_core::clock::{Clock, SystemClock, Timestamp};
 use ca_core::csr::{Csr, CsrError, VerifiedKey};
 use ca_core::id::{SpiffeId, TrustDomain};
-use ca_core::issuer::IssueError;
+use ca_core::issuer::{IssueError, X509Svid};
 use ca_core::issuing::{DelegationSettings, IssuingMode, LongTtl};
 use ca_core::key::{
     KeyName, KeyStore as _, KeyType, PublicKey, SignError, Signature, SignatureAlgorithm,
@@ -96,7 +96,7 @@ async fn under_an_ended_jwt_authority_tokens_fail_and_certificates_beside_them_d
         let [Ok(Minted::X509(svid)), Err(MintError::Jwt(TokenError::Ended { .. }))] = pair else {
             panic!("{pair:?}")
         };
-        world.stranger_accepts(&svid.chain);
+        world.stranger_accepts(svid);
     }
     assert_eq!((answers.len(), world.log.digests().len()), (16, 8));
 }
@@ -140,9 +140,9 @@ async fn answers_come_in_the_order_of_the_wishes_whatever_key_signs_them() {
         assert_eq!(subject(minted), named);
         if let Minted::X509(svid) = minted {
             let own = number % 5 < 2;
-            assert_eq!(svid.chain.len(), if own { 2 } else { 1 }, "{number}: who signed it");
+            assert_eq!(svid.intermediates.len(), usize::from(own), "{number}: who signed it");
             if number % 5 != 4 {
-                world.stranger_accepts(&svid.chain);
+                world.stranger_accepts(svid);
             }
         }
     }
@@ -360,7 +360,7 @@ impl Wanted {
         match (self, answer) {
             (Self::Certificate(name), Ok(minted @ Minted::X509(svid))) => {
                 assert_eq!(subject(minted), id(name));
-                world.stranger_accepts(&svid.chain);
+                world.stranger_accepts(svid);
             }
             (Self::Token(name), Ok(minted @ Minted::Jwt(svid))) => {
                 assert_eq!(subject(minted), id(name));
@@ -493,14 +493,14 @@ impl World {
     }
 
     /// `rustls-webpki` as the stranger: the chain verifies to the bundle.
-    fn stranger_accepts(&self, chain: &[Bytes]) {
+    fn stranger_accepts(&self, svid: &X509Svid) {
         let der = |bytes: &[u8]| rustls_pki_types::CertificateDer::from(bytes.to_vec());
         let roots = &self.pipeline.mint().bundle().x509_authorities;
         let roots: Vec<_> = roots.iter().map(|root| der(root.certificate.der())).collect();
         let anchors = roots.iter().map(|root| webpki::anchor_from_trusted_cert(root).unwrap());
         let anchors: Vec<_> = anchors.collect();
-        let (leaf, between) = chain.split_first().unwrap();
-        let (leaf, between) = (der(leaf), between.iter().map(|each| der(each)).collect::<Vec<_>>());
+        let leaf = der(&svid.leaf);
+        let between: Vec<_> = svid.intermediates.iter().map(|each| der(each)).collect();
         let time = Duration::from_secs(u64::try_from(now().unix()).unwrap());
         webpki::EndEntityCert::try_from(&leaf)
             .unwrap()

@@ -53,7 +53,7 @@ impl Svids {
         match self.mint(Document::X509Svid, wish, caller).await? {
             Minted::X509(svid) => Ok(X509svid {
                 id: Some(message(&svid.id)),
-                cert_chain: svid.chain,
+                cert_chain: svid.chain().cloned().collect(),
                 expires_at: svid.expires_at.unix(),
                 hint: String::new(),
             }),

@@ -104,9 +104,10 @@ impl Group {
         let start = self.payload.len();
         self.payload.extend([0; 2]);
         write(&mut self.payload);
-        let entry = &self.payload[start + 2..];
+        // The length is still zeros, and a leaf is hashed behind one of those.
+        let (prefixed, entry) = (&self.payload[start + 1..], &self.payload[start + 2..]);
         debug_assert!(entry.len() <= LONGEST_ENTRY);
-        self.leaves.push(Hash::leaf(entry));
+        self.leaves.push(Hash::prefixed_leaf(prefixed));
         let length = u16::try_from(entry.len()).expect("an entry's parts are bounded");
         self.payload[start..start + 2].copy_from_slice(&length.to_be_bytes());
         let (first, last) = self.times.unwrap_or((time, time));

@@ -103,8 +103,9 @@ impl Pipeline {
         let mut left = wishes.into_iter().peekable();
         while let Some(first) = left.next() {
             let lane = self.lane(&first, wall);
-            let mut chunk = vec![first];
             let most = lane.chunk(self);
+            let mut chunk = Vec::with_capacity(most.min(1 + left.len()));
+            chunk.push(first);
             while let Some(next) =
                 left.next_if(|next| chunk.len() < most && std::ptr::eq(self.lane(next, wall), lane))
             {

@@ -120,7 +120,7 @@ impl Answer {
         match minted {
             Minted::X509(svid) => {
                 let mut certificate =
-                    Reader::new(&svid.chain[0]).enter(tag::SEQUENCE, "certificate").unwrap();
+                    Reader::new(&svid.leaf).enter(tag::SEQUENCE, "certificate").unwrap();
                 let tbs = certificate.any("what is signed").unwrap();
                 let mut fields = Reader::new(tbs.value);
                 fields.expect(tag::context_constructed(0), "version").unwrap();

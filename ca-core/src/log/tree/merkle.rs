@@ -27,7 +27,7 @@ impl Hash {
         match start.get_mut(1..=entry.len()) {
             Some(room) => {
                 room.copy_from_slice(entry);
-                Self::of(&start[..=entry.len()])
+                Self::prefixed_leaf(&start[..=entry.len()])
             }
             None => {
                 let mut context = Context::new(&SHA256);
@@ -36,6 +36,12 @@ impl Hash {
                 Self::of_digest(context.finish().as_ref())
             }
         }
+    }
+
+    /// The hash of a leaf whose entry stands behind a zero byte already.
+    pub(crate) fn prefixed_leaf(prefixed: &[u8]) -> Self {
+        debug_assert_eq!(prefixed.first(), Some(&0));
+        Self::of(prefixed)
     }
 
     /// The hash of a node above two: SHA-256 of `01 || left || right` (RFC 6962 §2.1).
