@@ -23,33 +23,30 @@ pub(super) struct Lane {
     signer: Signer,
     admission: Admission<Caller, Chunk>,
     pub(super) metrics: LaneMetrics,
-    /// Wishes that were begun and are not answered.
-    unreleased: AtomicUsize,
+    /// Wishes that were taken from the queue and are not answered.
+    under_way: AtomicUsize,
 }
 
-/// So much may be signed and wait for the log. More waits in the queue, where it can be refused.
-const MOST_UNRELEASED: usize = 4096;
+/// So much may be under way, most of it signed and waiting for the log. More waits in the queue, where it can be
+/// refused.
+const MOST_UNDER_WAY: usize = 4096;
 
 /// So many batches a thread begins for one queue before it lets others have it.
 const MOST_IN_A_ROW: usize = 8;
 
-/// What is being minted, for the bounds on it.
+/// What a queue keeps busy, for the bounds on it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Load {
     /// Our threads that serve this queue.
     threads: usize,
-    /// Wishes that were taken and not answered.
-    items: usize,
-    /// Those of them that are not signed yet.
+    /// Wishes that were taken by the queue's task and are not signed yet.
     unsigned: usize,
 }
 
 /// What a thread has done.
 enum News {
-    /// It goes on with so many wishes.
-    Took(usize),
-    /// A batch of so many wishes is prepared, and signed where its key is here. Where callers have left there are
-    /// fewer.
+    /// A batch is prepared, and signed where its key is here. The queue's task has counted so many wishes of it as
+    /// unsigned.
     Begun(usize, Vec<Steps>),
     /// It has found nothing more to do.
     Idle,
@@ -57,8 +54,8 @@ enum News {
 
 impl Lane {
     pub(super) fn new(signer: Signer, bounds: Bounds, metrics: LaneMetrics) -> Self {
-        let (admission, unreleased) = (Admission::new(bounds, Chunk::is_gone), AtomicUsize::new(0));
-        Self { signer, admission, metrics, unreleased }
+        let (admission, under_way) = (Admission::new(bounds, Chunk::is_gone), AtomicUsize::new(0));
+        Self { signer, admission, metrics, under_way }
     }
 
     pub(super) fn close(&self) {
@@ -122,20 +119,18 @@ impl Lane {
         // What is signed elsewhere, and what waits for the log.
         let (mut signing, mut releasing) = (FuturesUnordered::new(), FuturesUnordered::new());
         let (mut load, mut open) = (Load::default(), true);
-        while open || load.items > 0 || load.threads > 0 {
+        while open || self.under_way() > 0 || load.threads > 0 {
             let signs = pipeline.signs(self.signer);
-            let room = load.room(signs, pipeline.threads.count());
-            self.metrics.under_way(load.items);
+            let room = self.room(load, signs, pipeline.threads.count());
+            self.metrics.under_way(self.under_way());
             tokio::select! {
                 biased;
                 // Never closed: one end of it is here.
                 Some(news) = told.recv() => match news {
-                    News::Took(items) => load.take(items),
-                    News::Begun(items, batch) => {
-                        load.items -= items;
-                        load.unsigned -= items;
+                    News::Begun(counted, batch) => {
+                        load.unsigned -= counted;
                         for steps in batch {
-                            load.take(steps.items());
+                            load.unsigned += steps.items();
                             signing.push(steps.sign_away());
                         }
                     }
@@ -146,20 +141,14 @@ impl Lane {
                     load.unsigned -= steps.as_ref().map_or_else(|items| *items, Steps::items);
                     match steps {
                         Ok(steps) => releasing.push(steps.release(&self.metrics)),
-                        Err(items) => {
-                            load.items -= items;
-                            self.unreleased.fetch_sub(items, Ordering::Relaxed);
-                        }
+                        Err(items) => self.answered(items),
                     }
                 }
-                Some(items) = releasing.next(), if !releasing.is_empty() => {
-                    load.items -= items;
-                    self.unreleased.fetch_sub(items, Ordering::Relaxed);
-                }
+                Some(items) = releasing.next(), if !releasing.is_empty() => self.answered(items),
                 more = self.admission.wait(), if open && room > 0 => {
                     open = more;
                     if let Some(batch) = self.turn(pipeline, signs, room) {
-                        load.take(batch.items());
+                        load.unsigned += batch.items();
                         load.threads += usize::from(!batch.is_small());
                         self.begin(pipeline, batch, &tell);
                     }
@@ -172,38 +161,44 @@ impl Lane {
     fn begin(&self, pipeline: &Arc<Pipeline>, batch: Batch, tell: &mpsc::UnboundedSender<News>) {
         if batch.is_small() {
             // The other end is in `serve`, which calls this.
-            let _ = tell.send(self.begun(pipeline, batch));
+            let _ = tell.send(News::Begun(batch.items(), self.begun(pipeline, batch)));
             return;
         }
         let (pipeline, signer, tell) = (Arc::clone(pipeline), self.signer, tell.clone());
         Arc::clone(&pipeline).threads.spawn(move || {
             let lane = pipeline.lane_of(signer);
             // If nobody is told any more, the pipeline is gone, and with it whoever waits.
-            let _ = tell.send(lane.begun(&pipeline, batch));
+            let _ = tell.send(News::Begun(batch.items(), lane.begun(&pipeline, batch)));
             // Then other queues that want the thread have their turn.
             for _ in 0..MOST_IN_A_ROW {
                 let Some(batch) = lane.next_here(&pipeline) else { break };
-                let _ = tell.send(News::Took(batch.items()));
-                let _ = tell.send(lane.begun(&pipeline, batch));
+                let _ = tell.send(News::Begun(0, lane.begun(&pipeline, batch)));
             }
             let _ = tell.send(News::Idle);
         });
     }
 
-    fn begun(&self, pipeline: &Pipeline, batch: Batch) -> News {
+    fn begun(&self, pipeline: &Pipeline, batch: Batch) -> Vec<Steps> {
         let items = batch.items();
-        self.unreleased.fetch_add(items, Ordering::Relaxed);
         let steps = batch.begin(&pipeline.mint, &self.metrics);
         // Those whose callers have left, or whose batch was broken off, are answered already.
         let left: usize = steps.iter().map(Steps::items).sum();
-        self.unreleased.fetch_sub(items - left, Ordering::Relaxed);
-        News::Begun(items, steps)
+        self.answered(items - left);
+        steps
+    }
+
+    fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self, items: usize) {
+        self.under_way.fetch_sub(items, Ordering::Relaxed);
     }
 
     /// What a thread of ours goes on with.
     fn next_here(&self, pipeline: &Pipeline) -> Option<Batch> {
         let signs = pipeline.signs(self.signer);
-        let behind = self.unreleased.load(Ordering::Relaxed) > MOST_UNRELEASED;
+        let behind = self.under_way() > MOST_UNDER_WAY;
         match signs {
             Signs::Here { .. } if !behind => self.turn(pipeline, signs, MOST_AT_ONCE),
             _ => None,
@@ -231,24 +226,21 @@ impl Lane {
             Signs::Here { work } => work,
             Signs::Away { .. } => 0,
         };
-        (!due.is_empty()).then(|| Batch::new(due, pipeline.now(), signature_work))
-    }
-}
-
-impl Load {
-    fn take(&mut self, items: usize) {
-        self.items += items;
-        self.unsigned += items;
+        (!due.is_empty()).then(|| {
+            let batch = Batch::new(due, pipeline.now(), signature_work);
+            self.under_way.fetch_add(batch.items(), Ordering::Relaxed);
+            batch
+        })
     }
 
     /// How many signatures may be begun now.
-    fn room(&self, signs: Signs, threads: usize) -> usize {
+    fn room(&self, load: Load, signs: Signs, threads: usize) -> usize {
         match signs {
-            _ if self.items > MOST_UNRELEASED => 0,
-            Signs::Here { .. } if self.threads < threads => MOST_AT_ONCE,
+            _ if self.under_way() > MOST_UNDER_WAY => 0,
+            Signs::Here { .. } if load.threads < threads => MOST_AT_ONCE,
             Signs::Here { .. } => 0,
             // A few more than the device takes, so that it never waits for us.
-            Signs::Away { parallel } => (parallel + parallel / 8 + 1).saturating_sub(self.unsigned),
+            Signs::Away { parallel } => (parallel + parallel / 8 + 1).saturating_sub(load.unsigned),
         }
     }
 }
