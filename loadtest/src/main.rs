@@ -1,46 +1,96 @@
 //! The `mintmark-load` binary: arguments in, report and exit code out.
 
+mod progress;
+
+use std::fs;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mintmark_loadtest::plan::{Arguments, Output, Plan};
-use mintmark_loadtest::report::Report;
+use mintmark_loadtest::plan::{Arguments, Output, Outputs, Plan, PlanError};
+use mintmark_loadtest::report::{Report, page};
+use mintmark_loadtest::run::RunError;
+use mintmark_loadtest::target::spire::ConnectError;
+
+use progress::Progress;
 
 /// Nothing that was asked for was minted, or the generator itself failed.
 const FAILED: u8 = 1;
-/// Nobody answers on the socket.
+/// What was typed makes no sense.
+const USAGE: u8 = 2;
+/// The plan's file has a fault.
+const BAD_PLAN: u8 = 3;
+/// Nobody answers on the socket, or cannot say with what to check answers.
 const UNREACHABLE: u8 = 4;
+/// An answer was not what was asked for.
+const WRONG: u8 = 5;
+/// The server does not let this client in.
+const REFUSED: u8 = 6;
 
 fn main() -> ExitCode {
     // A wrong command line ends here, with exit code 2.
     let arguments = Arguments::parse();
-    let output = arguments.output();
-    let plan = Plan::from(arguments);
-    tell(&format!("{plan}: {} requests", plan.schedule().count()));
-    let report = match mintmark_loadtest::run(&plan) {
-        Ok(report) => report,
-        Err(error) => {
-            tell(&error.to_string());
-            return ExitCode::from(if error.is_unreachable() { UNREACHABLE } else { FAILED });
+    match load(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, sentence)) => {
+            tell(&sentence);
+            ExitCode::from(code)
         }
-    };
-    if let Err(error) = show(&report, output) {
-        tell(&format!("cannot write the report: {error}"));
-        return ExitCode::from(FAILED);
     }
-    if report.ok == 0 {
-        tell("nothing was minted; the errors and drops above say why");
-        return ExitCode::from(FAILED);
-    }
-    ExitCode::SUCCESS
 }
 
-fn show(report: &Report, output: Output) -> io::Result<()> {
-    let text = match output {
-        Output::Table => report.to_string(),
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(report)?),
+/// The whole of it; what goes wrong is an exit code and one sentence.
+fn load(arguments: &Arguments) -> Result<(), (u8, String)> {
+    let plan = arguments.settings().and_then(Plan::check).map_err(bad_plan)?;
+    tell(&plan.to_string());
+    let progress = Progress::new();
+    let report = mintmark_loadtest::run(&plan, &|glance| progress.show(&glance)).map_err(failed)?;
+    progress.end();
+    deliver(&report, arguments.outputs()).map_err(|sentence| (FAILED, sentence))?;
+    match (report.wrong_answers(), report.measured.ok) {
+        (0, 0) => {
+            Err((FAILED, "nothing was minted; the errors and drops above say why".to_owned()))
+        }
+        (0, _) => Ok(()),
+        (wrong, _) => Err((
+            WRONG,
+            format!("{wrong} answers are not what was asked for; the report says in what"),
+        )),
+    }
+}
+
+fn bad_plan(error: PlanError) -> (u8, String) {
+    (if error.is_of_a_file() { BAD_PLAN } else { USAGE }, error.to_string())
+}
+
+fn failed(error: RunError) -> (u8, String) {
+    let code = match &error {
+        RunError::Connect(ConnectError::Refused { .. }) => REFUSED,
+        RunError::Connect(_) => UNREACHABLE,
+        _ => FAILED,
     };
+    (code, error.to_string())
+}
+
+fn deliver(report: &Report, outputs: &Outputs) -> Result<(), String> {
+    let json = || serde_json::to_string_pretty(report).map(|text| text + "\n");
+    let unwritten = |error: &dyn std::fmt::Display| format!("cannot write the report: {error}");
+    let text = match outputs.output {
+        Output::Table => report.to_string(),
+        Output::Json => json().map_err(|error| unwritten(&error))?,
+    };
+    print(&text).map_err(|error| unwritten(&error))?;
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    };
+    if let Some(path) = &outputs.json {
+        write(path, json().map_err(|error| unwritten(&error))?)?;
+    }
+    outputs.report.as_ref().map_or(Ok(()), |path| write(path, page(report)))
+}
+
+fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // A reader that has seen enough (`| head`) is no failure.

@@ -1,85 +1,87 @@
-//! What became of each request: counted while a run lasts, shown when it is over.
+//! What became of each request, for people and for programs.
 
-use std::collections::BTreeMap;
+mod chart;
+mod page;
+
 use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
-use crate::client::Fault;
-use crate::pace::Departure;
+use crate::calibration::Calibration;
+use crate::check::Findings;
+use crate::course::Window;
 use crate::plan::Plan;
+use crate::run::Part;
+use crate::shape::Knee;
+use crate::target::Fault;
 
-/// What the sending side did.
-#[derive(Debug)]
-pub struct Departures {
-    offered: u64,
-    dropped: u64,
-    lateness: Histogram<u64>,
+pub use page::page;
+
+/// The result of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What was to be done.
+    pub plan: Plan,
+    /// Which loop it was: what the latency means hangs on it.
+    #[serde(rename = "loop")]
+    pub kind: Loop,
+    /// The measurement; after a search for the knee, the one at half of it.
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// How the knee was looked for.
+    pub knee: Option<KneeReport>,
+    /// What the checks of all answers found, those of a warm-up and of steps included; none if nothing was
+    /// to be checked.
+    pub checks: Option<Findings>,
+    /// How fast this machine signed and verified.
+    pub calibration: Calibrations,
+    /// The latency at ever rarer quantiles.
+    pub spectrum: Vec<Point>,
+    /// The measurement over time.
+    pub windows: Vec<Window>,
 }
 
-impl Departures {
-    /// Nothing has left.
+/// When the next request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loop {
+    /// At its time.
+    Open,
+    /// When an earlier one is answered.
+    Closed,
+}
+
+impl Loop {
+    /// What the latency of this loop is, and is not.
     #[must_use]
-    pub fn new() -> Self {
-        Self { offered: 0, dropped: 0, lateness: spans() }
-    }
-
-    /// Counts a request whose time has come; if not `sent`, there was no slot for it.
-    pub fn record(&mut self, departure: &Departure, sent: bool) {
-        self.offered += 1;
-        self.dropped += u64::from(!sent);
-        record(&mut self.lateness, departure.actual.saturating_sub(departure.intended));
-    }
-}
-
-impl Default for Departures {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What came back.
-#[derive(Debug)]
-pub struct Answers {
-    latency: Histogram<u64>,
-    last: Duration,
-    errors: BTreeMap<&'static str, (u64, String)>,
-}
-
-impl Answers {
-    /// Nothing has come back.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { latency: spans(), last: Duration::ZERO, errors: BTreeMap::new() }
-    }
-
-    /// Counts the end at `now` of a request that should have been sent at `intended`.
-    pub fn record(&mut self, intended: Duration, now: Duration, outcome: Result<(), Fault>) {
-        match outcome {
-            Ok(()) => {
-                record(&mut self.latency, now.saturating_sub(intended));
-                self.last = self.last.max(now);
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Open => {
+                "open loop: requests leave at fixed times whether or not earlier ones were answered; \
+                 latency is from the intended time"
             }
-            Err(Fault { code, message }) => {
-                self.errors.entry(code).or_insert_with(|| (0, one_line(&message))).0 += 1;
+            Self::Closed => {
+                "closed loop: each caller waits for its answer before it asks again, so a stall is \
+                 met by few requests and mostly hidden; latency is from the actual time"
             }
         }
     }
 }
 
-impl Default for Answers {
-    fn default() -> Self {
-        Self::new()
+impl fmt::Display for Loop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        })
     }
 }
 
-/// The result of a run. `offered = sent + dropped` and `sent = ok + errors`.
+/// The figures of a part of a run. `offered = sent + dropped` and `sent = ok + errors`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// What was to be done.
-    pub plan: Plan,
+pub struct Measured {
     /// Requests whose time came.
     pub offered: u64,
     /// Those that were sent.
@@ -90,15 +92,21 @@ pub struct Report {
     pub ok: u64,
     /// Those that were sent and got none, by code.
     pub errors: Vec<Errors>,
+    /// Requests per second whose time came.
+    pub offered_rate: f64,
     /// SVIDs per second, from the start to the last of them or to the planned end, whichever is later.
     pub achieved_rate: f64,
     /// From the intended time of a request to its SVID. What was dropped or failed is not in it.
     #[serde(rename = "latency_ms")]
     pub latency: Spread,
     /// How long after its intended time the generator came to each request, sent or dropped. It is part
-    /// of the latency, and the generator's own doing.
+    /// of the latency, and the generator's own doing. None of a closed loop.
     #[serde(rename = "lateness_ms")]
-    pub lateness: Spread,
+    pub lateness: Option<Spread>,
+    /// CPU time of the generator for each request that was sent, µs; checks left out.
+    pub client_cpu_us_per_item: Option<f64>,
+    /// CPU time of the server for each of them, µs; known on the same machine.
+    pub server_cpu_us_per_item: Option<f64>,
 }
 
 /// Requests that failed alike.
@@ -133,49 +141,255 @@ pub struct Spread {
     pub max: Option<Duration>,
 }
 
+/// The latency at one quantile.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Point {
+    /// The part of the requests that took no longer.
+    pub quantile: f64,
+    /// How long.
+    #[serde(rename = "ms", serialize_with = "millisecond")]
+    pub span: Duration,
+}
+
+/// How the knee was looked for, and what was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct KneeReport {
+    /// The highest rate that the server followed; none if even the first was too high.
+    pub knee: Option<u32>,
+    /// Whether any rate was too high: if none was, the knee is higher than what was found.
+    pub bounded: bool,
+    /// In the order in which they were tried.
+    pub steps: Vec<Step>,
+}
+
+/// One rate that was tried.
+#[derive(Debug, Clone, Serialize)]
+pub struct Step {
+    /// Requests per second.
+    pub rate: u32,
+    /// Why it was too high, if it was.
+    pub too_high: Option<String>,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// The speed of this machine before and after the run. If the two are far apart, the figures between them
+/// are of a machine that did something else.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Calibrations {
+    /// Before the first request.
+    pub before: Calibration,
+    /// After the last answer.
+    pub after: Calibration,
+}
+
 impl Report {
-    /// Adds up a run in which nothing is under way any more.
+    /// Adds up a run that is over.
     #[must_use]
-    pub fn new(plan: &Plan, departures: &Departures, answers: &Answers) -> Self {
-        let ok = answers.latency.len();
+    pub fn new(
+        plan: &Plan,
+        knee: Option<KneeReport>,
+        part: Part,
+        checks: Option<Findings>,
+        calibration: Calibrations,
+    ) -> Self {
         Self {
             plan: plan.clone(),
-            offered: departures.offered,
-            sent: departures.offered - departures.dropped,
-            dropped: departures.dropped,
-            ok,
-            errors: answers
-                .errors
-                .iter()
-                .map(|(code, (count, first))| Errors { code, count: *count, first: first.clone() })
-                .collect(),
-            achieved_rate: rate(ok, answers.last.max(plan.duration)),
-            latency: Spread::of(&answers.latency),
-            lateness: Spread::of(&departures.lateness),
+            kind: if plan.shape.is_closed() { Loop::Closed } else { Loop::Open },
+            measured: Measured::of(&part),
+            knee,
+            checks,
+            calibration,
+            spectrum: spectrum(&part.course.total.latency),
+            windows: part.course.windows,
         }
+    }
+
+    /// How many answers were found to be wrong.
+    #[must_use]
+    pub fn wrong_answers(&self) -> u64 {
+        self.checks.as_ref().map_or(0, Findings::wrong_answers)
+    }
+}
+
+impl Measured {
+    /// The figures of `part`.
+    #[must_use]
+    pub fn of(part: &Part) -> Self {
+        let (counts, total) = (part.counts, &part.course.total);
+        let (ok, sent) = (total.latency.len(), counts.offered - counts.dropped);
+        let mut errors: Vec<_> = total
+            .errors
+            .iter()
+            .map(|(code, (count, first))| Errors { code, count: *count, first: first.clone() })
+            .collect();
+        // Whatever a target never came back with.
+        let lost = sent.saturating_sub(ok + total.failures());
+        if lost > 0 {
+            let first = "the target said nothing until the end of the run".to_owned();
+            errors.push(Errors { code: Fault::UNANSWERED, count: lost, first });
+        }
+        let per_item = |cpu: Option<Duration>| {
+            cpu.filter(|_| sent > 0)
+                .map(|cpu| (cpu.as_secs_f64() * 1e8 / float(sent)).round() / 1e2)
+        };
+        Self {
+            offered: counts.offered,
+            sent,
+            dropped: counts.dropped,
+            ok,
+            errors,
+            offered_rate: rate(counts.offered, part.planned),
+            achieved_rate: rate(ok, total.last.max(part.planned)),
+            latency: Spread::of(&total.latency),
+            lateness: part.lateness.as_ref().map(Spread::of),
+            client_cpu_us_per_item: per_item(part.course.client),
+            server_cpu_us_per_item: per_item(part.course.server),
+        }
+    }
+
+    /// How many got no SVID.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.errors.iter().map(|errors| errors.count).sum()
+    }
+}
+
+impl Step {
+    /// Whether `measured` is beyond what `knee` allows.
+    #[must_use]
+    pub fn judge(rate: u32, measured: Measured, knee: &Knee) -> Self {
+        let short = 1.0 - measured.achieved_rate / measured.offered_rate;
+        let p99 = measured.latency.p99.or(measured.latency.max);
+        let too_high = if short > knee.short_by {
+            Some(format!("{:.1} % short of what was offered", short * 100.0))
+        } else {
+            let slow = p99.filter(|p99| *p99 > knee.p99);
+            slow.map(|p99| format!("p99 {:.1} ms is above {:?}", p99.as_secs_f64() * 1e3, knee.p99))
+        };
+        Self { rate, too_high, measured }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<20}{value}");
-        row("Asked for", &self.plan)?;
-        row("Offered", &self.offered)?;
-        row("Sent", &self.sent)?;
-        row("Dropped", &self.dropped)?;
-        row("Ok", &self.ok)?;
-        row("Errors", &self.errors.iter().map(|errors| errors.count).sum::<u64>())?;
-        for Errors { code, count, first } in &self.errors {
-            row(&format!("  {code}"), &format_args!("{count}, the first: {first}"))?;
+        row(f, "Asked for", &self.plan)?;
+        row(f, "Loop", &self.kind.meaning())?;
+        if let Some(knee) = &self.knee {
+            write!(f, "{knee}")?;
         }
-        row("Achieved rate", &format_args!("{:.1}/s", self.achieved_rate))?;
-        row("Latency", &self.latency)?;
-        row("Sent late by", &self.lateness)
+        write!(f, "{}", self.measured)?;
+        match &self.checks {
+            Some(checks) => write!(f, "{checks}")?,
+            None => row(f, "Checked", &"nothing")?,
+        }
+        write!(f, "{}", self.calibration)
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &dyn fmt::Display) -> fmt::Result {
+    writeln!(f, "{name:<20}{value}")
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        row(f, "Offered", &format_args!("{} ({:.1}/s)", self.offered, self.offered_rate))?;
+        row(f, "Sent", &self.sent)?;
+        row(f, "Dropped", &self.dropped)?;
+        row(f, "Ok", &self.ok)?;
+        row(f, "Errors", &self.failures())?;
+        for Errors { code, count, first } in &self.errors {
+            row(f, &format!("  {code}"), &format_args!("{count}, the first: {first}"))?;
+        }
+        row(f, "Achieved rate", &format_args!("{:.1}/s", self.achieved_rate))?;
+        row(f, "Latency", &self.latency)?;
+        match &self.lateness {
+            Some(lateness) => row(f, "Sent late by", lateness)?,
+            None => row(f, "Sent late by", &"-, a closed loop has no times to keep")?,
+        }
+        let (client, server) = (self.client_cpu_us_per_item, self.server_cpu_us_per_item);
+        row(f, "CPU per item", &format_args!("client {}, server {}", Cpu(client), Cpu(server)))
+    }
+}
+
+struct Cpu(Option<f64>);
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(cpu) => write!(f, "{cpu:.2} µs"),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+impl fmt::Display for KneeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Step { rate, too_high, measured } in &self.steps {
+            let verdict = too_high.as_deref().map(|why| format!(": too high, {why}"));
+            let p99 = Milliseconds(measured.latency.p99.or(measured.latency.max));
+            row(
+                f,
+                &format!("Step {rate}/s"),
+                &format_args!(
+                    "achieved {:.1}/s, p99 {p99}{}",
+                    measured.achieved_rate,
+                    verdict.unwrap_or_default()
+                ),
+            )?;
+        }
+        row(f, "Knee", &self.verdict())
+    }
+}
+
+impl KneeReport {
+    /// What was found, in a few words.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        match (self.knee, self.bounded) {
+            (Some(knee), true) => format!("{knee}/s; what follows is at half of it"),
+            (Some(knee), false) => {
+                format!(
+                    "above {knee}/s, the highest that was tried; what follows is at half of that"
+                )
+            }
+            (None, _) => "below the first step; what follows is at half of that".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (checked, wrong) = (self.checked, self.wrong_answers());
+        row(f, "Checked", &format_args!("{checked} answers, {wrong} of them wrong"))?;
+        for wrong in &self.wrong {
+            let name = format!("  wrong {}", wrong.what);
+            row(f, &name, &format_args!("{}, the first: {}", wrong.count, wrong.first))?;
+        }
+        if self.skipped > 0 {
+            row(f, "  not checked", &format_args!("{}, because too many waited", self.skipped))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Calibrations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, Calibration { sign, verify }) in
+            [("Raw P-256 before", self.before), ("Raw P-256 after", self.after)]
+        {
+            let (sign, verify) = (sign.as_secs_f64() * 1e6, verify.as_secs_f64() * 1e6);
+            row(f, name, &format_args!("sign {sign:.1} µs, verify {verify:.1} µs"))?;
+        }
+        Ok(())
     }
 }
 
 impl Spread {
-    fn of(spans: &Histogram<u64>) -> Self {
+    /// Where `spans` lie, which are nanoseconds.
+    #[must_use]
+    pub fn of(spans: &Histogram<u64>) -> Self {
         let count = spans.len();
         let quantile = |quantile: f64, least: u64| {
             (count >= least).then(|| Duration::from_nanos(spans.value_at_quantile(quantile)))
@@ -212,96 +426,113 @@ impl fmt::Display for Milliseconds {
     }
 }
 
+/// The quantiles at which a tenth, a hundredth, … of the requests is left, with some between them, as far as
+/// there are requests to know them by.
+fn spectrum(spans: &Histogram<u64>) -> Vec<Point> {
+    const PER_TENTH: i32 = 8;
+    let point = |quantile| Point {
+        quantile,
+        span: Duration::from_nanos(spans.value_at_quantile(quantile)),
+    };
+    let rarest = float(spans.len()).log10();
+    (0..)
+        .map(|place: i32| f64::from(place) / f64::from(PER_TENTH))
+        .take_while(|tenths| *tenths <= rarest && !spans.is_empty())
+        .map(|tenths| point(1.0 - 10_f64.powf(-tenths)))
+        .collect()
+}
+
 /// To the microsecond, as people see it.
-fn milliseconds<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn milliseconds<S: Serializer>(
+    span: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     span.map(|span| (span.as_secs_f64() * 1e6).round() / 1e3).serialize(serializer)
 }
 
-/// Nanoseconds, with an error of at most a thousandth, up to [`LONGEST`].
-fn spans() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are in order")
+fn millisecond<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    milliseconds(&Some(*span), serializer)
 }
 
-/// Longer spans count as this: one hour, far beyond what any request may take.
-const LONGEST: u64 = 3_600_000_000_000;
-
-fn record(spans: &mut Histogram<u64>, span: Duration) {
-    spans.saturating_record(u64::try_from(span.as_nanos()).unwrap_or(LONGEST));
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate is shown with one decimal")]
 fn rate(count: u64, span: Duration) -> f64 {
-    count as f64 / span.as_secs_f64()
+    float(count) / span.as_secs_f64()
 }
 
-/// Most characters of a message that are kept.
-const LONGEST_MESSAGE: usize = 200;
-
-/// A message as one line of a table, whatever a server puts into it.
-fn one_line(message: &str) -> String {
-    message
-        .chars()
-        .take(LONGEST_MESSAGE)
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect()
+#[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
+fn float(count: u64) -> f64 {
+    count as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Document;
+    use crate::course::Course;
+    use crate::ledger::{Counts, Page, record, spans};
+    use crate::plan::Settings;
 
     fn plan() -> Plan {
-        Plan {
-            socket: "/run/load.sock".into(),
-            document: Document::JwtSvid,
-            spiffe_id: "spiffe://load.test/web".parse().unwrap(),
-            rate: 100,
-            duration: Duration::from_secs(10),
-            connections: 1,
-            max_in_flight: 5,
-        }
+        let mut settings = Settings::default();
+        let text =
+            "[ask]\nwhat = \"jwt\"\nspiffe_id = \"spiffe://load.test/web\"\n[load]\nrate = 100";
+        settings.read("p.toml".as_ref(), text).unwrap();
+        Plan::check(settings).unwrap()
     }
 
-    fn fault(code: &'static str, message: &str) -> Result<(), Fault> {
-        Err(Fault { code, message: message.to_owned() })
+    fn fault(code: &'static str, message: &str) -> Fault {
+        Fault { code, message: message.to_owned() }
     }
 
     fn milliseconds(count: u64) -> Duration {
         Duration::from_millis(count)
     }
 
-    /// A thousand requests, 10 ms apart: 3 dropped, 7 failed, the rest answered after 1 to 990 ms.
-    fn report() -> Report {
-        let (mut departures, mut answers) = (Departures::new(), Answers::new());
-        for index in 0..1_000 {
-            let intended = milliseconds(10 * index);
-            let actual = intended + milliseconds(u64::from(index == 500) * 40);
-            departures.record(&Departure { index, intended, actual }, index < 997);
-            match index {
-                0..990 => answers.record(intended, intended + milliseconds(index + 1), Ok(())),
-                990 => {
-                    answers.record(intended, actual, fault("INTERNAL", "first\nof \u{1b}[31mone"))
-                }
-                991..997 => answers.record(intended, actual, fault("UNAVAILABLE", "busy")),
-                _ => {}
-            }
+    /// What came of requests of which `dropped` were not sent, in 10 s.
+    fn part(offered: u64, dropped: u64, total: Page) -> Part {
+        let mut lateness = spans();
+        for index in 0..offered {
+            record(&mut lateness, milliseconds(u64::from(index == 500) * 40));
         }
-        Report::new(&plan(), &departures, &answers)
+        let counts = Counts { offered, dropped, in_flight: 0 };
+        let (client, server) = (Some(milliseconds(50)), None);
+        let course = Course { windows: Vec::new(), total, client, server };
+        Part { counts, course, lateness: Some(lateness), planned: Duration::from_secs(10) }
+    }
+
+    /// A thousand requests, 10 ms apart: 3 dropped, 6 failed, 1 never answered, the rest answered after
+    /// 1 to 990 ms.
+    fn report() -> Report {
+        let mut total = Page::new();
+        for index in 0..990 {
+            let intended = milliseconds(10 * index);
+            total.answered(intended, intended + milliseconds(index + 1));
+        }
+        total.failed(fault("INTERNAL", "first\nof \u{1b}[31mone"));
+        for _ in 0..5 {
+            total.failed(fault("UNAVAILABLE", "busy"));
+        }
+        reported(part(1_000, 3, total))
+    }
+
+    fn reported(part: Part) -> Report {
+        let speed =
+            Calibration { sign: Duration::from_micros(12), verify: Duration::from_micros(36) };
+        let calibration = Calibrations { before: speed, after: speed };
+        Report::new(&plan(), None, part, None, calibration)
     }
 
     #[test]
     fn every_request_is_accounted_for() {
-        let report = report();
-        assert_eq!((report.offered, report.sent, report.dropped, report.ok), (1_000, 997, 3, 990));
-        let errors = report.errors.iter().map(|errors| (errors.code, errors.count));
-        assert_eq!(errors.collect::<Vec<_>>(), [("INTERNAL", 1), ("UNAVAILABLE", 6)]);
-        assert_eq!(report.errors[0].first, "first of  [31mone");
+        let found = report().measured;
+        assert_eq!((found.offered, found.sent, found.dropped, found.ok), (1_000, 997, 3, 990));
+        let errors = found.errors.iter().map(|errors| (errors.code, errors.count));
+        let expected = [("INTERNAL", 1), ("UNAVAILABLE", 5), ("unanswered", 1)];
+        assert_eq!(errors.collect::<Vec<_>>(), expected);
+        assert_eq!(found.errors[0].first, "first of  [31mone");
     }
 
     #[test]
     fn quantiles_are_right_to_a_thousandth() {
-        let latency = report().latency;
+        let latency = report().measured.latency;
         for (span, expected) in [(latency.p50, 495.0), (latency.p90, 891.0), (latency.max, 990.0)] {
             let found = span.unwrap().as_secs_f64() * 1e3;
             assert!((found / expected - 1.0).abs() <= 0.001, "{found} instead of {expected}");
@@ -310,39 +541,24 @@ mod tests {
 
     #[test]
     fn a_quantile_of_too_few_spans_is_absent() {
-        let report = report();
-        assert_eq!(report.latency.p999, None);
-        assert!(report.lateness.p999.is_some());
-        let nothing = Report::new(&plan(), &Departures::new(), &Answers::new());
-        assert_eq!((nothing.latency.p50, nothing.latency.max), (None, None));
+        let found = report();
+        assert_eq!(found.measured.latency.p999, None);
+        assert!(found.measured.lateness.unwrap().p999.is_some());
+        assert!(found.spectrum.last().unwrap().quantile <= 1.0 - 1.0 / 990.0);
+        let nothing = reported(part(0, 0, Page::new()));
+        assert_eq!((nothing.measured.latency.p50, nothing.measured.latency.max), (None, None));
         assert!(nothing.to_string().contains("p50 -, p90 -, p99 -, p99.9 -, max -"));
+        assert!(nothing.spectrum.is_empty());
     }
 
     #[test]
     fn the_achieved_rate_counts_the_wait_for_the_last_svid() {
         // The last is asked for at 9.89 s and answered 0.99 s later.
-        assert!((report().achieved_rate - 990.0 / 10.88).abs() < 1e-9);
-        let mut answers = Answers::new();
-        answers.record(Duration::ZERO, milliseconds(1), Ok(()));
+        assert!((report().measured.achieved_rate - 990.0 / 10.88).abs() < 1e-9);
         // Answers that come early do not make a run shorter than planned.
-        let short = Report::new(&plan(), &Departures::new(), &answers);
-        assert!((short.achieved_rate - 0.1).abs() < 1e-9);
-    }
-
-    #[test]
-    fn errors_are_not_in_the_latency() {
-        let mut answers = Answers::new();
-        answers.record(Duration::ZERO, milliseconds(30_000), fault("unanswered", "no answer"));
-        let report = Report::new(&plan(), &Departures::new(), &answers);
-        assert_eq!((report.ok, report.latency.max, report.errors[0].count), (0, None, 1));
-    }
-
-    #[test]
-    fn a_span_beyond_all_bounds_is_kept_at_the_bound() {
-        let mut answers = Answers::new();
-        answers.record(Duration::ZERO, Duration::MAX, Ok(()));
-        let report = Report::new(&plan(), &Departures::new(), &answers);
-        assert!(report.latency.max.unwrap() >= Duration::from_nanos(LONGEST));
+        let mut total = Page::new();
+        total.answered(Duration::ZERO, milliseconds(1));
+        assert!((reported(part(1, 0, total)).measured.achieved_rate - 0.1).abs() < 1e-9);
     }
 
     #[test]
@@ -350,13 +566,38 @@ mod tests {
         let report = report();
         let table = report.to_string();
         assert!(table.contains("Dropped             3\n"), "{table}");
-        assert!(table.contains("  UNAVAILABLE       6, the first: busy\n"), "{table}");
+        assert!(table.contains("  UNAVAILABLE       5, the first: busy\n"), "{table}");
         assert!(table.contains("p99.9 -, max 990."), "{table}");
+        assert!(table.contains("CPU per item        client 50.15 µs, server -\n"), "{table}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["plan"]["spiffe_id"], "spiffe://load.test/web");
         assert_eq!(json["plan"]["duration_seconds"], 10.0);
         assert_eq!((&json["dropped"], &json["ok"]), (&3.into(), &990.into()));
         assert!(json["latency_ms"]["p99.9"].is_null());
         assert!((json["lateness_ms"]["max"].as_f64().unwrap() / 40.0 - 1.0).abs() <= 0.001);
+    }
+
+    #[test]
+    fn a_step_is_too_high_if_it_falls_short_or_is_slow() {
+        let knee = Knee {
+            from: 100,
+            to: 1_000,
+            factor: 2.0,
+            step: Duration::from_secs(10),
+            short_by: 0.02,
+            p99: milliseconds(100),
+            batch: 1,
+            duration: milliseconds(1),
+        };
+        let judged = |svids: u64, latency: u64| {
+            let mut total = Page::new();
+            for _ in 0..svids {
+                total.answered(Duration::ZERO, milliseconds(latency));
+            }
+            Step::judge(100, Measured::of(&part(1_000, 0, total)), &knee).too_high
+        };
+        assert_eq!(judged(1_000, 50), None);
+        assert_eq!(judged(970, 50).unwrap(), "3.0 % short of what was offered");
+        assert!(judged(1_000, 150).unwrap().starts_with("p99 150."));
     }
 }

@@ -1,95 +1,269 @@
-//! One run: a thread that keeps the pace, a runtime on which requests wait for their answers.
+//! One run: everything made and connected before the clock starts, then its parts one after another, each
+//! with a thread that keeps the pace and one that watches.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::error::Unspecified;
+use hdrhistogram::Histogram;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::client::{ClientError, Fault, MintClient};
-use crate::pace::{Departure, MonotonicTime};
-use crate::plan::Plan;
-use crate::report::{Answers, Departures, Report};
-
-/// How long after its intended time a request may be answered. Longer than a server of ours lets a mint
-/// last, so that its own word on the matter comes first.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::asks::{AskError, Asks};
+use crate::calibration::Calibration;
+use crate::check::Checker;
+use crate::course::{Course, Watcher, Window};
+use crate::ledger::{Ledger, record, spans};
+use crate::pace::{self, MonotonicTime};
+use crate::plan::{Plan, TargetPlan};
+use crate::report::{Calibrations, KneeReport, Measured, Report, Step};
+use crate::shape::{Knee, Schedule, Search, Shape};
+use crate::target::local::{Empty, Stall};
+use crate::target::spire::{ConnectError, Server};
+use crate::target::{Item, Target};
+use crate::usage::Process;
 
 /// Why a run gives no report.
 #[derive(Debug, Error)]
 pub enum RunError {
     /// The operating system gives no threads.
     #[error("cannot start: {0}; close other programs, or raise the limit on threads")]
-    Runtime(#[source] io::Error),
-    /// There is nobody to ask, or nothing to ask with.
+    Threads(#[source] io::Error),
+    /// There is nobody to ask.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Connect(#[from] ConnectError),
+    /// There is nothing to ask with.
+    #[error(transparent)]
+    Asks(#[from] AskError),
+    /// The cryptography library does not work.
+    #[error("cannot calibrate: AWS-LC does not sign on this machine")]
+    Calibration(#[from] Unspecified),
 }
 
-impl RunError {
-    /// Whether no server could be reached.
-    #[must_use]
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Client(ClientError::Unreachable { .. }))
+/// What a run is doing, for whoever looks on.
+#[derive(Debug)]
+pub enum Glance<'a> {
+    /// A part begins, which is described and will send for so long.
+    Begins(&'a str, Duration),
+    /// A window of it is over.
+    Window(&'a Window),
+    /// Answers that wait for their check are checked.
+    Checks,
+}
+
+/// Does what `plan` says and reports. Blocks; `look` is called from several threads, one at a time.
+pub fn run(plan: &Plan, look: &(dyn Fn(Glance<'_>) + Sync)) -> Result<Report, RunError> {
+    let runtime = Builder::new_multi_thread().enable_all().build().map_err(RunError::Threads)?;
+    let session = Session::prepare(plan, &runtime, look)?;
+    let before = Calibration::measure()?;
+    if !plan.warm_up.is_zero() {
+        session.part("warm-up", session.warm_up());
     }
+    let (knee, part) = session.measure();
+    let after = Calibration::measure()?;
+    let checks = session.checker.as_ref().map(|checker| checker.findings());
+    Ok(Report::new(plan, knee, part, checks, Calibrations { before, after }))
 }
 
-/// Does what `plan` says and reports. Blocks: the calling thread keeps the pace.
-pub fn run(plan: &Plan) -> Result<Report, RunError> {
-    let runtime = Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
-    let client = runtime.block_on(MintClient::connect(plan))?;
-    let run = Arc::new(Run {
-        client,
-        start: Instant::now(),
-        slots: Arc::new(Semaphore::new(plan.max_in_flight as usize)),
-        answers: Mutex::new(Answers::new()),
-    });
-    let departures = run.send(plan, &runtime);
-    // Whoever holds every slot knows that no request is under way.
-    let _all = runtime
-        .block_on(run.slots.acquire_many(plan.max_in_flight))
-        .expect("the semaphore is never closed");
-    let answers = run.answers.lock().expect(RECORDING);
-    Ok(Report::new(plan, &departures, &answers))
+/// What all parts of a run have in common.
+struct Session<'a> {
+    plan: &'a Plan,
+    asks: Arc<Asks>,
+    target: Box<dyn Target>,
+    checker: Option<Arc<Checker>>,
+    server: Option<Process>,
+    look: &'a (dyn Fn(Glance<'_>) + Sync),
 }
 
-/// What the requests of a run share.
-struct Run {
-    client: MintClient,
-    start: Instant,
-    /// One for each request that may be under way.
-    slots: Arc<Semaphore>,
-    answers: Mutex<Answers>,
+/// How the requests of a part are sent.
+#[derive(Debug, Clone, Copy)]
+enum Drive {
+    Open(Schedule),
+    Closed { callers: u32, duration: Duration },
 }
 
-const RECORDING: &str = "recording an answer does not panic";
+impl<'a> Session<'a> {
+    /// Connects first: a server that cannot be reached is told before any key is made.
+    fn prepare(
+        plan: &'a Plan,
+        runtime: &Runtime,
+        look: &'a (dyn Fn(Glance<'_>) + Sync),
+    ) -> Result<Self, RunError> {
+        let (target, asks, checker): (Box<dyn Target>, _, _) = match &plan.target {
+            TargetPlan::Spire { socket, connections, .. } => {
+                let server = runtime.block_on(Server::connect(socket, *connections))?;
+                let checked = plan.check_share > 0.0;
+                let bundle = checked.then(|| runtime.block_on(server.bundle())).transpose()?;
+                let asks = Arc::new(Asks::make(plan)?);
+                let start = |bundle| Checker::start(plan.check_share, bundle, asks.clone());
+                let checker = bundle.map(start).transpose().map_err(RunError::Threads)?;
+                let handle = runtime.handle().clone();
+                let target = server.ready(asks.clone(), plan.answer_within, handle);
+                (Box::new(target), asks, checker.map(Arc::new))
+            }
+            TargetPlan::Empty => (Box::new(Empty), Arc::new(Asks::make(plan)?), None),
+            TargetPlan::Stall { every, stall } => {
+                let asks = Arc::new(Asks::make(plan)?);
+                let waiting = plan.max_in_flight as usize;
+                let target = Stall::start(*every, *stall, waiting).map_err(RunError::Threads)?;
+                (Box::new(target), asks, None)
+            }
+        };
+        let given = match plan.target {
+            TargetPlan::Spire { server_pid, .. } => server_pid,
+            TargetPlan::Empty | TargetPlan::Stall { .. } => None,
+        };
+        let server = given.or_else(|| target.server()).map(Process::of);
+        Ok(Self { plan, asks, target, checker, server, look })
+    }
 
-impl Run {
-    /// Sends what there is a slot for, each at its time, and returns when the last has left.
-    fn send(self: &Arc<Self>, plan: &Plan, runtime: &Runtime) -> Departures {
-        let mut departures = Departures::new();
-        let mut time = MonotonicTime::on_this_thread(self.start);
-        plan.schedule().keep(&mut time, |departure| {
-            let slot = self.slots.clone().try_acquire_owned().ok();
-            departures.record(&departure, slot.is_some());
-            if let Some(slot) = slot {
-                runtime.spawn(self.clone().ask(departure, slot));
+    fn warm_up(&self) -> Drive {
+        let duration = self.plan.warm_up;
+        match self.plan.shape {
+            Shape::Constant { rate: from, batch, .. }
+            | Shape::Ramp { from, batch, .. }
+            | Shape::Knee(Knee { from, batch, .. }) => {
+                Drive::Open(Schedule::even(from, batch, duration))
+            }
+            Shape::Closed { callers, .. } => Drive::Closed { callers, duration },
+        }
+    }
+
+    /// The part whose figures are the run's, after whatever has to come before it.
+    fn measure(&self) -> (Option<KneeReport>, Part) {
+        let drive = match self.plan.shape {
+            Shape::Constant { rate, batch, duration } => {
+                Drive::Open(Schedule::even(rate, batch, duration))
+            }
+            Shape::Ramp { from, to, batch, duration } => {
+                Drive::Open(Schedule::new(from, to, batch, duration))
+            }
+            Shape::Closed { callers, duration } => Drive::Closed { callers, duration },
+            Shape::Knee(knee) => {
+                let found = self.search(knee);
+                let half = (found.knee.unwrap_or(knee.from) / 2).max(1);
+                let schedule = Schedule::even(half, knee.batch, knee.duration);
+                let part = self.part(&format!("half of the knee, {half}/s"), Drive::Open(schedule));
+                return (Some(found), part);
+            }
+        };
+        (None, self.part("measurement", drive))
+    }
+
+    fn search(&self, knee: Knee) -> KneeReport {
+        let (mut search, mut steps) = (Search::new(knee), Vec::new());
+        while let Some(rate) = search.next() {
+            let schedule = Schedule::even(rate, knee.batch, knee.step);
+            let part = self.part(&format!("step at {rate}/s"), Drive::Open(schedule));
+            let step = Step::judge(rate, Measured::of(&part), &knee);
+            search.tried(step.too_high.is_none());
+            steps.push(step);
+        }
+        KneeReport { knee: search.knee(), bounded: search.is_bounded(), steps }
+    }
+
+    /// Sends what `drive` says, until the last answer is there and checked.
+    fn part(&self, name: &str, drive: Drive) -> Part {
+        let (most, planned) = match drive {
+            Drive::Open(schedule) => (self.plan.max_in_flight, schedule.duration()),
+            Drive::Closed { callers, duration } => (callers, duration),
+        };
+        (self.look)(Glance::Begins(name, planned));
+        let ledger = Arc::new(Ledger::new(Instant::now(), most.into(), self.checker.clone()));
+        let watcher = Watcher {
+            ledger: &ledger,
+            window: self.plan.window.unwrap_or_else(|| window(planned)),
+            checker: self.checker.as_ref(),
+            server: self.server.as_ref(),
+        };
+        let (course, lateness) = thread::scope(|scope| {
+            let (lasting, over) = mpsc::channel();
+            let watching = scope
+                .spawn(move || watcher.watch(&over, |window| (self.look)(Glance::Window(window))));
+            let sending = scope.spawn(|| self.send(drive, &ledger));
+            let lateness = sending.join().expect(THREADS);
+            ledger.settle(planned + self.plan.answer_within + GRACE);
+            drop(lasting);
+            (watching.join().expect(THREADS), lateness)
+        });
+        if let Some(checker) = &self.checker {
+            (self.look)(Glance::Checks);
+            checker.settle();
+        }
+        Part { counts: ledger.counts(), course, lateness, planned }
+    }
+
+    /// Keeps the pace on this thread; returns how late items left, where they had a time.
+    fn send(&self, drive: Drive, ledger: &Arc<Ledger>) -> Option<Histogram<u64>> {
+        match drive {
+            Drive::Open(schedule) => Some(self.send_on_time(&schedule, ledger)),
+            Drive::Closed { duration, .. } => {
+                self.send_in_turn(duration, ledger);
+                None
+            }
+        }
+    }
+
+    fn send_on_time(&self, schedule: &Schedule, ledger: &Arc<Ledger>) -> Histogram<u64> {
+        let mut lateness = spans();
+        let mut time = MonotonicTime::on_this_thread(ledger.instant(Duration::ZERO));
+        pace::keep(schedule, self.asks.count(), &mut time, |items, now| {
+            for item in items {
+                record(&mut lateness, now.saturating_sub(item.intended));
+            }
+            match ledger.offer(items.len()) {
+                0 => {}
+                sent => self.target.send(&items[..sent], ledger),
             }
         });
-        departures
+        lateness
     }
 
-    /// Sends one request, waits for its answer and records it.
-    async fn ask(self: Arc<Self>, departure: Departure, slot: OwnedSemaphorePermit) {
-        let deadline = self.start + departure.intended + ANSWER_TIMEOUT;
-        let asking = self.client.mint(departure.index);
-        let outcome = tokio::time::timeout_at(deadline.into(), asking)
-            .await
-            .unwrap_or_else(|_| Err(Fault::unanswered(ANSWER_TIMEOUT)));
-        let now = self.start.elapsed();
-        self.answers.lock().expect(RECORDING).record(departure.intended, now, outcome);
-        drop(slot);
+    /// Callers that have their answer ask again at once: the intended time of a request is when it leaves.
+    fn send_in_turn(&self, duration: Duration, ledger: &Arc<Ledger>) {
+        let asks = u64::from(self.asks.count());
+        let (mut items, mut next) = (Vec::new(), 0);
+        loop {
+            let free = ledger.wait_for_callers(duration);
+            let intended = ledger.now();
+            if intended >= duration {
+                return;
+            }
+            items.clear();
+            items.extend((next..next + free as u64).map(|index| Item {
+                index,
+                ask: u32::try_from(index % asks).expect("a place is below a length"),
+                intended,
+            }));
+            next += ledger.offer(free) as u64;
+            self.target.send(&items, ledger);
+        }
     }
+}
+
+/// How long after its time an answer is waited for beyond what a target waits itself.
+const GRACE: Duration = Duration::from_secs(1);
+const THREADS: &str = "a thread of a run does not panic";
+
+/// How long a window lasts: a second; less in a short part, more in one that has thousands.
+fn window(planned: Duration) -> Duration {
+    const MOST: u32 = 3_600;
+    const LEAST: u32 = 20;
+    let second = Duration::from_secs(1);
+    (planned / LEAST).max(Duration::from_millis(50)).min(second).max(planned / MOST)
+}
+
+/// A part of a run that is over.
+#[derive(Debug)]
+pub struct Part {
+    /// What was sent.
+    pub counts: crate::ledger::Counts,
+    /// What came back, and when.
+    pub course: Course,
+    /// How late items left; not known of a closed loop, in which they have no time.
+    pub lateness: Option<Histogram<u64>>,
+    /// How long requests were to be sent.
+    pub planned: Duration,
 }
