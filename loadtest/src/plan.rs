@@ -384,6 +384,23 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_that_chooses_another_shape_leaves_behind_what_the_file_has_for_its_own() {
+        let read = |flags: &[(&str, &str)]| {
+            let mut settings = Settings::default();
+            let text = "[ask]\nspiffe_id = \"spiffe://a.test/b\"\n[load]\nrate = 7";
+            settings.read("p.toml".as_ref(), text).unwrap();
+            for (key, value) in flags {
+                settings.set(key, value, Origin::Flag(format!("--set {key}")));
+            }
+            Plan::check(settings).map_err(|error| error.to_string())
+        };
+        assert!(read(&[("load.shape", "closed")]).unwrap().shape.is_closed());
+        // Who types both has to mean one of them.
+        let found = read(&[("load.shape", "closed"), ("load.rate", "9")]).unwrap_err();
+        assert!(found.starts_with("--set load.rate: load.rate goes with another"), "{found}");
+    }
+
+    #[test]
     fn the_plans_that_come_with_the_program_are_good() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("plans");
         let mut names = Vec::new();

@@ -168,16 +168,23 @@ impl Settings {
         self.offered.insert(key.to_owned(), Value { text: text.to_owned(), quoted: false, origin });
     }
 
-    /// Whatever was not taken has no place in the plan.
+    /// Whatever was not taken has no place in the plan. Where a flag chose another shape or target than the
+    /// file has, the file's settings of its own one are left behind.
     pub(super) fn finish(self) -> Result<(), PlanError> {
-        match self.values.into_iter().next() {
-            None => Ok(()),
-            Some((key, Value { origin, .. })) if KEYS.contains(&&*key) => Err(fault(
-                origin,
-                format!("{key} goes with another load.shape or target.kind than this plan has"),
-            )),
-            Some((key, Value { origin, .. })) => Err(unknown(&key, origin)),
+        let chosen = |key: &str| matches!(self.taken.get(key), Some(Origin::Flag(_)));
+        for (key, Value { origin, .. }) in self.values {
+            let typed = matches!(origin, Origin::Flag(_));
+            match key.split_once('.') {
+                _ if !KEYS.contains(&&*key) => return Err(unknown(&key, origin)),
+                Some(("load", _)) if !typed && chosen("load.shape") => {}
+                Some(("target", _)) if !typed && chosen("target.kind") => {}
+                _ => {
+                    let what = "goes with another load.shape or target.kind than this plan has";
+                    return Err(fault(origin, format!("{key} {what}")));
+                }
+            }
         }
+        Ok(())
     }
 
     /// A fault of a key that was taken, or of the plan as a whole.

@@ -219,6 +219,7 @@ pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 => short(value / 1e6, " M"),
         size if size >= 1e4 => short(value / 1e3, " k"),
+        size if size >= 1e3 => format!("{value:.0}"),
         size if size >= 0.1 || size == 0.0 => short(value, ""),
         _ => format!("{}", (value * 1e4).round() / 1e4),
     }
@@ -257,6 +258,7 @@ mod tests {
             (0.001, "0.001"),
             (0.25, "0.25"),
             (12.0, "12"),
+            (1_284.06, "1284"),
             (20_000.0, "20 k"),
             (1.5e6, "1.5 M"),
         ] {

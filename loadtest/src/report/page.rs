@@ -1,5 +1,6 @@
 //! The report as one page of HTML that needs nothing else: no script, no font, no other file.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ fn figures(report: &Report) -> String {
     let measured = &report.measured;
     let (latency, wrong) = (&measured.latency, report.wrong_answers());
     let alarm = |count: u64| if count > 0 { "bad" } else { "" };
-    let cpu = |cpu: Option<f64>| cpu.map_or("–".to_owned(), |cpu| format!("{cpu:.1} µs"));
+    let cpu = |cpu: Option<f64>| cpu.map_or("–".to_owned(), |cpu| format!("{} µs", number(cpu)));
     let checked = report.checks.as_ref().map_or(0, |checks| checks.checked);
     let tiles = [
         (
@@ -85,22 +86,38 @@ fn figures(report: &Report) -> String {
 
 fn knee(report: &Report) -> String {
     let Some(knee) = &report.knee else { return String::new() };
-    let mut steps: Vec<&Step> = knee.steps.iter().collect();
-    steps.sort_by_key(|step| step.rate);
-    let points = |value: &dyn Fn(&Measured) -> Option<f64>| {
-        steps.iter().map(|step| (f64::from(step.rate), value(&step.measured))).collect()
+    // Of a rate that was tried twice, the second counts.
+    let steps: BTreeMap<u32, &Step> = knee.steps.iter().map(|step| (step.rate, step)).collect();
+    let line = |name, class, value: &dyn Fn(&Measured) -> Option<f64>| Line {
+        name,
+        class,
+        points: steps.values().map(|step| (f64::from(step.rate), value(&step.measured))).collect(),
     };
-    let chart = Chart {
-        title: "Steps",
-        unit: "latency, ms",
-        along: "offered, requests per second",
-        scale: Scale::Log,
-        lines: vec![
-            Line { name: "p50", class: "one", points: points(&|step| ms(step.latency.p50)) },
-            Line { name: "p99", class: "two", points: points(&|step| ms(step.latency.p99)) },
-        ],
-        places: Vec::new(),
+    let chart = |title, unit, scale, lines| {
+        let along = "offered, requests per second";
+        Chart { title, unit, along, scale, lines, places: Vec::new() }.html()
     };
+    let charts = [
+        chart(
+            "Steps",
+            "latency, ms, logarithmic",
+            Scale::Log,
+            vec![
+                line("p50", "one", &|step| ms(step.latency.p50)),
+                line("p99", "two", &|step| ms(step.latency.p99)),
+            ],
+        ),
+        chart(
+            "Steps",
+            "per second",
+            Scale::Linear,
+            vec![
+                line("offered", "quiet", &|step| Some(step.offered_rate)),
+                line("SVIDs", "one", &|step| Some(step.achieved_rate)),
+            ],
+        ),
+    ]
+    .concat();
     let rows = knee.steps.iter().map(|Step { rate, too_high, measured }| {
         let late = span(measured.lateness.and_then(|lateness| lateness.p99));
         format!(
@@ -115,7 +132,7 @@ fn knee(report: &Report) -> String {
         "<h2>Knee: {}</h2>{}<table><tr><th>offered/s</th><th>achieved/s</th><th>p50</th><th>p99</th>\
          <th>sent late by, p99</th><th class=\"text\"></th></tr>{}</table>",
         escaped(&knee.verdict()),
-        chart.html(),
+        charts,
         rows.collect::<String>()
     )
 }
@@ -303,6 +320,7 @@ fn plan(report: &Report) -> Vec<(String, String)> {
             None => rows.push((format!("plan: {key}"), plain(value))),
         }
     }
+    rows.retain(|(_, value)| value != "null");
     rows
 }
 

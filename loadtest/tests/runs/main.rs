@@ -44,7 +44,7 @@ impl TestServer {
 }
 
 fn run(plan: &Plan) -> Report {
-    mintmark_loadtest::run(plan, &|_| ()).unwrap()
+    mintmark_loadtest::run(plan, &|_| ()).expect("a run that reports")
 }
 
 fn errors(measured: &Measured) -> Vec<(&str, u64)> {
