@@ -5,12 +5,14 @@ use std::error::Error;
 /// What the services speak of. Compiled on its own, so that each service module can point to it.
 const TYPES: &str = "spire/types.proto";
 /// One file per service.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 7] = [
     "spire/svid.proto",
     "spire/bundle.proto",
     "spire/debug.proto",
     "spire/logger.proto",
     "mintmark/admin.proto",
+    "mintmark/signing.proto",
+    "mintmark/control.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(protox::compile([TYPES], ["proto"])?)?;
     tonic_prost_build::configure()
         .bytes(".")
+        .skip_debug(["mintmark.signing.v1.JwtSvid", "mintmark.control.v1.RedeemJoinTokenRequest"])
         // Callers bring their own channel: unix sockets here, verified TLS elsewhere.
         .build_transport(false)
         .extern_path(".spire.api.types", "crate::spire::types")

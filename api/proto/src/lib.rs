@@ -1,4 +1,4 @@
-//! Wire contracts: SPIRE's services by name and number, and Mintmark's own admin protocol.
+//! Wire contracts: SPIRE's services by name and number, and Mintmark's own protocols.
 //!
 //! Messages, clients and server traits are generated from `proto/`, which holds the comments that say
 //! what each field means. Bytes are [`bytes::Bytes`], so certificates are shared and not copied.
@@ -54,5 +54,25 @@ pub mod admin {
     /// Package `mintmark.admin.v1`.
     pub mod v1 {
         tonic::include_proto!("mintmark.admin.v1");
+    }
+}
+
+/// What front ends ask of a signer: minting, and what they serve to others.
+#[allow(missing_docs, unused_qualifications, reason = "the content is generated")]
+#[allow(clippy::allow_attributes_without_reason, reason = "the content is generated")]
+pub mod signing {
+    /// Package `mintmark.signing.v1`.
+    pub mod v1 {
+        tonic::include_proto!("mintmark.signing.v1");
+    }
+}
+
+/// What front ends ask of a signer beside minting. Nothing answers there yet.
+#[allow(missing_docs, unused_qualifications, reason = "the content is generated")]
+#[allow(clippy::allow_attributes_without_reason, reason = "the content is generated")]
+pub mod control {
+    /// Package `mintmark.control.v1`.
+    pub mod v1 {
+        tonic::include_proto!("mintmark.control.v1");
     }
 }
