@@ -196,6 +196,7 @@ impl IssuanceRecord {
 const SIGNER: u8 = 1;
 const LOCAL: u8 = 2;
 const LOCAL_PROCESS: u8 = 3;
+const FRONT_END: u8 = 4;
 
 impl Caller {
     fn encode(&self, into: &mut Vec<u8>) {
@@ -210,6 +211,11 @@ impl Caller {
                 into.extend(uid.to_be_bytes());
                 into.extend(pid.to_be_bytes());
             }
+            Self::FrontEnd { name, instance } => {
+                into.push(FRONT_END);
+                put_text(into, name);
+                put_text(into, instance);
+            }
         }
     }
 
@@ -221,6 +227,10 @@ impl Caller {
                 let uid = fields.u32("caller")?;
                 let pid = i32::from_be_bytes(fields.array("caller")?);
                 Ok(Self::Local { uid, pid: Some(pid) })
+            }
+            FRONT_END => {
+                let name = fields.text("caller")?.into();
+                Ok(Self::FrontEnd { name, instance: fields.text("caller")?.into() })
             }
             _ => Err(EntryError::Field("caller")),
         }
@@ -317,6 +327,9 @@ mod tests {
         prop_oneof![
             Just(Caller::Signer),
             (any::<u32>(), any::<Option<i32>>()).prop_map(|(uid, pid)| Caller::Local { uid, pid }),
+            ("[a-z0-9.-]{1,64}", "[A-Za-z0-9._-]{0,64}").prop_map(|(name, instance)| {
+                Caller::FrontEnd { name: name.into(), instance: instance.into() }
+            }),
         ]
     }
 
@@ -415,6 +428,13 @@ mod tests {
     /// Written by the first release that had this format: it must be readable for ever.
     #[test]
     fn a_golden_entry_stays_what_it_is() {
+        golden(Caller::Local { uid: 5, pid: Some(6) }, "030000000500000006");
+        let front_end = Caller::FrontEnd { name: "fe".into(), instance: "i1".into() };
+        golden(front_end, "04 00026665 00026931");
+    }
+
+    #[track_caller]
+    fn golden(caller: Caller, caller_hex: &str) {
         let record = IssuanceRecord {
             document: Document::X509 {
                 profile: Profile::Workload,
@@ -427,11 +447,12 @@ mod tests {
             not_after: Timestamp::from_unix(0x0304),
             authority: "aa".into(),
             issuing_key: Some("bb".into()),
-            caller: Caller::Local { uid: 5, pid: Some(6) },
+            caller,
             time: Timestamp::from_unix(0x0506),
         };
-        let hex: String =
-            encoded(&Entry::Issuance(record)).iter().map(|byte| format!("{byte:02x}")).collect();
+        let entry = Entry::Issuance(record);
+        let bytes = encoded(&entry);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = [
             "0102",
             "0000000000000506",
@@ -440,7 +461,7 @@ mod tests {
             &"33".repeat(32),
             "00026161",
             "00026262",
-            "030000000500000006",
+            &caller_hex.replace(' ', ""),
             "0011",
             "7370696666653a2f2f612e746573742f77",
             "0101",
@@ -448,5 +469,6 @@ mod tests {
             &"22".repeat(32),
         ];
         assert_eq!(hex, expected.concat());
+        assert_eq!(Entry::decode(&bytes), Ok(entry));
     }
 }

@@ -39,15 +39,25 @@ pub enum Caller {
     },
     /// The signer itself, for a key of its own.
     Signer,
+    /// A front end, over the signing listener.
+    FrontEnd {
+        /// The name in its record.
+        name: Arc<str>,
+        /// Which of the instances that share the name, as it says itself; empty if it says nothing.
+        instance: Arc<str>,
+    },
 }
 
 impl Caller {
-    /// Who is charged for what it asks: processes come and go.
+    /// Who is charged for what it asks: processes and instances come and go.
     #[must_use]
     pub fn account(&self) -> Self {
         match self {
             Self::Local { uid, .. } => Self::Local { uid: *uid, pid: None },
             Self::Signer => Self::Signer,
+            Self::FrontEnd { name, .. } => {
+                Self::FrontEnd { name: Arc::clone(name), instance: Arc::default() }
+            }
         }
     }
 }
@@ -58,6 +68,10 @@ impl std::fmt::Display for Caller {
             Self::Local { uid, pid: Some(pid) } => write!(f, "local uid {uid} pid {pid}"),
             Self::Local { uid, pid: None } => write!(f, "local uid {uid}"),
             Self::Signer => f.write_str("signer"),
+            Self::FrontEnd { name, instance } if instance.is_empty() => {
+                write!(f, "front end {name}")
+            }
+            Self::FrontEnd { name, instance } => write!(f, "front end {name} instance {instance}"),
         }
     }
 }
