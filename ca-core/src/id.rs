@@ -104,6 +104,13 @@ impl TrustDomain {
     pub fn id(&self) -> SpiffeId {
         self.0.clone()
     }
+
+    /// The id that every signer of the trust domain shows to front ends, `…/mintmark/signer`.
+    #[must_use]
+    pub fn signer_id(&self) -> SpiffeId {
+        SpiffeId::from_parts(self.name(), "/mintmark/signer")
+            .expect("a name and a path of the grammar, far below 2,048 bytes")
+    }
 }
 
 /// An id that a workload may have: in our trust domain, with a path, and not reserved.
