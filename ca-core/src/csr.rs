@@ -133,7 +133,7 @@ impl<'a> Csr<'a> {
 
 /// A public key whose holder has shown, by a signature, that it has the private half.
 ///
-/// Only [`Csr::verify`] makes one, and [`VerifiedKey::of_ours`].
+/// Only [`Csr::verify`] makes one, [`VerifiedKey::of_ours`], and policy where it takes another's word.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VerifiedKey(PublicKey);
 
@@ -157,6 +157,11 @@ impl VerifiedKey {
         }
         let reason = "a probe does not verify; do not use this key".to_owned();
         Err(SignError::Wrong { key: name(), reason })
+    }
+
+    /// That of a key for which somebody vouches whom policy believes.
+    pub(crate) fn vouched(key: PublicKey) -> Self {
+        Self(key)
     }
 
     /// The key.

@@ -29,9 +29,9 @@ use ca_core::key::{
 use ca_core::log::{Appending, Caller, Issuance, IssuanceLog, IssuanceRecord};
 use ca_core::mint::{Mint, MintError};
 use ca_core::name::{Attribute, Name};
-use ca_core::pipeline::admission::{Bounds, MOST_ITEMS, Refused};
+use ca_core::pipeline::admission::{Bounds, Class, MOST_ITEMS, Refused};
 use ca_core::pipeline::metrics::PipelineMetrics;
-use ca_core::pipeline::{Minted, Order, Pipeline, Wish};
+use ca_core::pipeline::{Asked, Minted, Order, Pipeline, Wish};
 use ca_core::policy::{self, Refusal};
 use ca_core::serial::{RandomSerials, Serial, SerialError, SerialSource};
 use ca_core::store::Embedded;
@@ -44,6 +44,36 @@ const DOMAIN: &str = "faults.test";
 const HOUR: i32 = 3_600;
 /// Longer than the week that an issuing key has.
 const LONG: i32 = 30 * 24 * HOUR;
+
+/// As a stream of many uses it: nothing waits for what another key signs, or another class.
+#[tokio::test]
+async fn wishes_that_are_submitted_are_answered_in_pieces_each_with_its_tag() {
+    let world =
+        World::start(Setup { long_ttl: Some(LongTtl::Authority), ..Setup::default() }).await;
+    let deadline = order().deadline;
+    let asked = (0..90_usize).map(|number| {
+        let wish = match number % 3 {
+            0 => world.leaf(&number.to_string(), HOUR),
+            1 => world.token(&number.to_string()),
+            _ => world.leaf(&number.to_string(), LONG),
+        };
+        let class = if number < 45 { Class::New } else { Class::Bulk };
+        Asked { tag: number, wish, class, deadline }
+    });
+    let pieces = world.pipeline.submit(asked.collect(), &order().caller);
+    assert_eq!(pieces.len(), 6, "three keys, two classes");
+    world.serve();
+    let mut tags = BTreeSet::new();
+    // The last first: no piece needs another one to be looked at.
+    for piece in pieces.into_iter().rev() {
+        assert_eq!(piece.items(), 15);
+        for (number, answer) in piece.answers().await {
+            assert_eq!(subject(&answer.unwrap()), id(&number.to_string()));
+            tags.insert(number);
+        }
+    }
+    assert_eq!(tags.len(), 90);
+}
 
 /// A grant cannot be had for a token that policy refuses, so among the bad wishes are none of those; see
 /// [`what_policy_refuses_never_becomes_a_wish`].

@@ -3,10 +3,13 @@
 //! A client in a loop is refused thousands of times a second. So each kind of reason has its own bound: what is
 //! beyond it is counted, and the count is told with the next line of that kind, at shutdown, and as a metric.
 
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ca_core::excerpt::Excerpt;
+use ca_core::id::SpiffeId;
 use ca_core::log::Caller;
 
 use crate::metrics::ServiceMetrics;
@@ -55,6 +58,25 @@ impl Audit {
                 target: TARGET, %caller, asked = what, id, kind = name, reason = %failure, suppressed, "refused"
             );
         }
+    }
+
+    /// That a peer of the signing listener was not let in, or was cut off. `id` is what its certificate says, once that
+    /// is verified.
+    pub(crate) fn turned_away(
+        &self,
+        from: SocketAddr,
+        id: Option<&SpiffeId>,
+        reason: &dyn Display,
+        now: Instant,
+    ) {
+        let kind = Kind::Connection;
+        let Some(suppressed) = self.bucket(kind, |bucket| bucket.take(now)) else {
+            return self.metrics.suppressed(kind);
+        };
+        let id = id.map(|id| tracing::field::display(Excerpt::of(id.as_str())));
+        tracing::info!(
+            target: TARGET, %from, id, kind = kind.name(), %reason, suppressed, "turned away"
+        );
     }
 
     /// Tells what was counted and has not been told.
@@ -138,7 +160,7 @@ mod tests {
         }
         let count = |kind| audit.bucket(kind, |bucket| bucket.suppressed);
         assert_eq!(count(Kind::Request), 950);
-        for kind in [Kind::Policy, Kind::Overload, Kind::Failure] {
+        for kind in [Kind::Policy, Kind::Overload, Kind::Failure, Kind::Connection] {
             assert_eq!(audit.bucket(kind, |bucket| bucket.take(now)), Some(0), "{kind:?}");
         }
         audit.close();

@@ -109,6 +109,14 @@ impl ServiceMetrics {
         self.count(document, MINTED);
     }
 
+    /// So many SVIDs were made and are handed over.
+    pub(crate) fn minted_many(&self, document: Document, count: u64) {
+        if count > 0 {
+            let label = SvidLabel { kind: kind(document), outcome: MINTED };
+            self.svids.get_or_create(&label).inc_by(count);
+        }
+    }
+
     /// An SVID was not made.
     pub(crate) fn not_minted(&self, document: Document, failure: &Failure) {
         self.count(document, if failure.is_ours() { FAILED } else { REFUSED });

@@ -100,6 +100,6 @@ impl Services {
 }
 
 /// Answers calls of services that are not there. Clients of SPIRE have commands for several.
-async fn not_offered(uri: Uri) -> Response<Body> {
+pub(crate) async fn not_offered(uri: Uri) -> Response<Body> {
     Status::from(Failure::ServiceNotOffered(Excerpt::of(uri.path()))).into_http()
 }

@@ -23,6 +23,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::log_levels::LogLevelError;
+use crate::signing::authorise;
 
 /// Why a call fails. Shows everything, for the log; [`Status`] is what the client gets.
 #[derive(Debug, Error)]
@@ -42,6 +43,18 @@ pub(crate) enum Failure {
     /// The policy says no.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A front end may not have what it asks for.
+    #[error(transparent)]
+    Item(authorise::Refusal),
+    /// A message with more items than one may have.
+    #[error("a message has {0} items; 1024 are allowed")]
+    TooManyItems(usize),
+    /// The name of an instance that cannot be written down.
+    #[error("{0} is no name of an instance: at most 64 of A-Z a-z 0-9 . _ -")]
+    InstanceId(Excerpt),
+    /// The signer lets a stream end.
+    #[error("the signer is stopping, or the connection has to be made anew; connect again")]
+    Stopping,
     /// A granted document was not made.
     #[error("{1}")]
     Mint(Document, MintError),
@@ -124,11 +137,14 @@ pub(crate) enum Kind {
     Overload,
     /// A fault of ours.
     Failure,
+    /// A peer was not let in, or was cut off.
+    Connection,
 }
 
 impl Kind {
     /// All, each at its number.
-    pub(crate) const ALL: [Self; 4] = [Self::Request, Self::Policy, Self::Overload, Self::Failure];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Request, Self::Policy, Self::Overload, Self::Failure, Self::Connection];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -136,6 +152,7 @@ impl Kind {
             Self::Policy => "policy",
             Self::Overload => "overload",
             Self::Failure => "failure",
+            Self::Connection => "connection",
         }
     }
 }
@@ -150,6 +167,42 @@ impl Failure {
         }
     }
 
+    /// Whether it asks for what this server does not have.
+    pub(crate) fn is_not_offered(&self) -> bool {
+        matches!(
+            self,
+            Self::NotOffered(_)
+                | Self::ServiceNotOffered(_)
+                | Self::Item(authorise::Refusal::EntryNotOffered)
+        )
+    }
+
+    /// Whether a device or a disk is away, and may be back, or be there for another server.
+    pub(crate) fn is_away(&self) -> bool {
+        let Self::Mint(_, error) = self else { return false };
+        let signing = match error {
+            MintError::X509(IssueError::Sign(error)) | MintError::Jwt(TokenError::Sign(error)) => {
+                error
+            }
+            MintError::Log(_) => return true,
+            _ => return false,
+        };
+        matches!(signing, SignError::Unavailable { .. } | SignError::Late { .. })
+    }
+
+    /// When it may help to ask again, if that is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let Self::Mint(_, error) = self else { return None };
+        match error {
+            MintError::NotAdmitted(Refused::Full(again) | Refused::Budget(again)) => Some(*again),
+            MintError::X509(IssueError::Sign(SignError::Busy { retry_after, .. }))
+            | MintError::Jwt(TokenError::Sign(SignError::Busy { retry_after, .. })) => {
+                Some(*retry_after)
+            }
+            _ => None,
+        }
+    }
+
     /// What kind of reason it is.
     pub(crate) fn kind(&self) -> Kind {
         match self {
@@ -161,6 +214,9 @@ impl Failure {
                 | MintError::Jwt(TokenError::Sign(SignError::Busy { .. })),
             ) => Kind::Overload,
             _ if self.is_ours() => Kind::Failure,
+            Self::Item(
+                authorise::Refusal::ProfileNotGranted { .. } | authorise::Refusal::Policy(_),
+            ) => Kind::Policy,
             Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) => Kind::Policy,
             _ => Kind::Request,
         }
@@ -183,6 +239,10 @@ impl Failure {
             | Self::IdMissing
             | Self::Id(_)
             | Self::Refused(_)
+            | Self::Item(_)
+            | Self::TooManyItems(_)
+            | Self::InstanceId(_)
+            | Self::Stopping
             | Self::BundleMissing
             | Self::LogMissing
             | Self::KeyName(_)
@@ -215,6 +275,9 @@ impl From<Failure> for Status {
             }
             Failure::Id(reason) => invalid(format!("invalid SPIFFE ID: {reason}")),
             Failure::Refused(refusal) => invalid(refused(&refusal)),
+            Failure::Item(refusal) => invalid(refusal.to_string()),
+            Failure::TooManyItems(_) | Failure::InstanceId(_) => invalid(failure.to_string()),
+            Failure::Stopping => Self::unavailable(failure.to_string()),
             Failure::Mint(document, error) => not_minted(document, error),
             Failure::TooSlow { document, limit } => Self::deadline_exceeded(format!(
                 "failed to sign {document}: it took longer than {} s; try again",
@@ -276,7 +339,8 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::Id(reason) => format!("invalid SPIFFE ID: {reason}"),
         Refusal::AudienceMissing => format!("at least one audience is required: {refusal}"),
         Refusal::AudienceTooLong(_) => format!("audience is invalid: {refusal}"),
-        Refusal::Ttl(_) => format!("TTL is invalid: {refusal}"),
+        Refusal::Ttl(_) | Refusal::TtlTooLong(_) => format!("TTL is invalid: {refusal}"),
+        Refusal::Key(reason) => format!("key is invalid: {reason}"),
     }
 }
 

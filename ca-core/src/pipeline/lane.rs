@@ -62,6 +62,10 @@ impl Lane {
         self.admission.close();
     }
 
+    pub(super) fn signer(&self) -> Signer {
+        self.signer
+    }
+
     /// How many wishes of one caller go as one through the queue: for a key that is away each for itself, so that
     /// each has its own place at the device.
     pub(super) fn chunk(&self, pipeline: &Pipeline) -> usize {

@@ -123,6 +123,31 @@ impl Pipeline {
         join_all(answers).await.into_iter().flatten().collect()
     }
 
+    /// Lets wishes in that are answered in pieces, each as soon as it is done: those of one queue, class and deadline
+    /// together. A piece that is dropped leaves nothing behind but what was being signed already.
+    pub fn submit<T>(&self, mut asked: Vec<Asked<T>>, caller: &Caller) -> Vec<Piece<T>> {
+        let (now, wall) = (Instant::now(), self.clock.now());
+        let queue = |asked: &Asked<T>| self.lane(&asked.wish, wall).signer();
+        asked.sort_by_cached_key(|asked| (queue(asked), asked.class, asked.deadline));
+        let mut pieces = Vec::new();
+        let mut left = asked.into_iter().peekable();
+        while let Some(Asked { tag, wish, class, deadline }) = left.next() {
+            let lane = self.lane(&wish, wall);
+            let most = lane.chunk(self);
+            let (mut tags, mut wishes) = (vec![tag], vec![wish]);
+            while let Some(next) = left.next_if(|next| {
+                let alike = (next.class, next.deadline) == (class, deadline);
+                alike && tags.len() < most && std::ptr::eq(self.lane(&next.wish, wall), lane)
+            }) {
+                tags.push(next.tag);
+                wishes.push(next.wish);
+            }
+            let order = Order { caller: caller.clone(), class, deadline };
+            pieces.push(Piece { tags, answer: lane.admit(wishes, &order, now) });
+        }
+        pieces
+    }
+
     /// Mints one wish.
     pub async fn one(&self, wish: Wish, order: &Order) -> Result<Minted, MintError> {
         let now = Instant::now();
@@ -160,6 +185,7 @@ impl Pipeline {
         let (ttl, is_ca) = match wish {
             Wish::Jwt(_) => return &self.tokens,
             Wish::X509(grant) => (grant.ttl(), grant.profile().is_ca()),
+            Wish::Proven { names, .. } => (names.ttl(), false),
             Wish::Csr { ttl_seconds, .. } => {
                 let seconds = u64::try_from(*ttl_seconds).unwrap_or(0);
                 ((seconds > 0).then(|| Duration::from_secs(seconds)), false)
@@ -181,8 +207,49 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
+/// A wish among many of one caller.
+#[derive(Debug)]
+pub struct Asked<T> {
+    /// By which its answer is told from others.
+    pub tag: T,
+    /// What is wanted.
+    pub wish: Wish,
+    /// As in [`Order::class`].
+    pub class: Class,
+    /// As in [`Order::deadline`].
+    pub deadline: Instant,
+}
+
+/// Wishes that are answered together.
+#[derive(Debug)]
+pub struct Piece<T> {
+    tags: Vec<T>,
+    answer: Result<Answer, admission::Refused>,
+}
+
+impl<T> Piece<T> {
+    /// How many wishes they are.
+    #[must_use]
+    pub fn items(&self) -> usize {
+        self.tags.len()
+    }
+
+    /// The answer of each.
+    pub async fn answers(self) -> Vec<(T, Result<Minted, MintError>)> {
+        let given = match self.answer {
+            Ok(answer) => answer.await.map_err(|_| MintError::BrokenOff),
+            Err(refused) => Err(refused.into()),
+        };
+        let tags = self.tags.into_iter();
+        match given {
+            Ok(answers) => tags.zip(answers).collect(),
+            Err(error) => tags.map(|tag| (tag, Err(error.clone()))).collect(),
+        }
+    }
+}
+
 /// Whose key is behind a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Signer {
     Leaves,
     Authority,

@@ -8,7 +8,7 @@ use crate::issuer::{self, IssueError, X509Svid};
 use crate::key::Urgency;
 use crate::log::{Appending, Caller, Issuance, LogError};
 use crate::mint::{MintError, Round};
-use crate::policy::{self, JwtGrant, X509Grant};
+use crate::policy::{self, JwtGrant, NameGrant, X509Grant};
 use crate::token::{JwtSvid, PreparedToken, TokenError};
 
 /// What somebody wants minted.
@@ -23,6 +23,14 @@ pub enum Wish {
         der: bytes::Bytes,
         /// Zero for the default.
         ttl_seconds: i32,
+    },
+    /// The certificate of names that were granted, for the key of a CSR. It is verified when its turn has come, and
+    /// nothing else is taken from it.
+    Proven {
+        /// DER.
+        csr: bytes::Bytes,
+        /// What the certificate will say.
+        names: NameGrant,
     },
     /// A token that was granted.
     Jwt(JwtGrant),
@@ -58,6 +66,7 @@ impl Wish {
                 let csr = Csr::parse(&der)?.verify()?;
                 policy::mint_x509(round.trust_domain(), &csr, ttl_seconds)?
             }
+            Self::Proven { csr, names } => names.to(Csr::parse(&csr)?.verify()?.key),
             Self::Jwt(grant) => return Ok(Prepared::Jwt(round.jwt(grant)?)),
         };
         Ok(Prepared::X509(round.x509(grant)?))
@@ -69,6 +78,7 @@ impl Wish {
             + match self {
                 Self::X509(grant) => grant.size(),
                 Self::Csr { der, .. } => der.len(),
+                Self::Proven { csr, names } => csr.len() + names.size(),
                 Self::Jwt(grant) => grant.size(),
             }
     }
@@ -76,7 +86,7 @@ impl Wish {
     /// How many signatures' time preparing it takes.
     pub(super) fn work(&self) -> usize {
         match self {
-            Self::Csr { .. } => 3,
+            Self::Csr { .. } | Self::Proven { .. } => 3,
             Self::X509(_) | Self::Jwt(_) => 0,
         }
     }
