@@ -214,7 +214,7 @@ impl From<Failure> for Status {
                 invalid("invalid SPIFFE ID: request must specify SPIFFE ID".to_owned())
             }
             Failure::Id(reason) => invalid(format!("invalid SPIFFE ID: {reason}")),
-            Failure::Refused(refusal) => invalid(refused(&refusal)),
+            Failure::Refused(refusal) => refused(&refusal),
             Failure::Mint(document, error) => not_minted(document, error),
             Failure::TooSlow { document, limit } => Self::deadline_exceeded(format!(
                 "failed to sign {document}: it took longer than {} s; try again",
@@ -258,9 +258,10 @@ fn key_record(error: &AuthorityError) -> Status {
     }
 }
 
-/// The text for what the policy refuses; each is an invalid argument.
-fn refused(refusal: &Refusal) -> String {
-    match refusal {
+/// What the policy refuses: what can be asked for in another way is an invalid argument, what this caller may not
+/// have is not permitted.
+fn refused(refusal: &Refusal) -> Status {
+    let text = match refusal {
         Refusal::UriMissing => format!("CSR URI SAN is required: {refusal}"),
         Refusal::UriNotSingle(_) => format!("only one URI SAN is expected: {refusal}"),
         Refusal::Uri(reason) => format!("CSR URI SAN is invalid: {reason}"),
@@ -276,8 +277,19 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::Id(reason) => format!("invalid SPIFFE ID: {reason}"),
         Refusal::AudienceMissing => format!("at least one audience is required: {refusal}"),
         Refusal::AudienceTooLong(_) => format!("audience is invalid: {refusal}"),
-        Refusal::Ttl(_) => format!("TTL is invalid: {refusal}"),
-    }
+        Refusal::Ttl(_) | Refusal::TtlBeyond { .. } => format!("TTL is invalid: {refusal}"),
+        Refusal::CsrOfOther { .. } => format!("CSR URI SAN is invalid: {refusal}"),
+        Refusal::CsrRequired(_) | Refusal::DownstreamNames(_) | Refusal::ProfileNotOffered(_) => {
+            refusal.to_string()
+        }
+        Refusal::Withdrawn { .. }
+        | Refusal::NamedNotGranted(_)
+        | Refusal::DownstreamNotGranted(_)
+        | Refusal::OutsidePathScope { .. }
+        | Refusal::OutsideDnsScope { .. }
+        | Refusal::KeyKind { .. } => return Status::permission_denied(refusal.to_string()),
+    };
+    Status::invalid_argument(text)
 }
 
 fn not_minted(document: Document, error: MintError) -> Status {
