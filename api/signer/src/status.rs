@@ -10,6 +10,9 @@ use ca_core::authority::AuthorityError;
 use ca_core::csr::CsrError;
 use ca_core::dns::DnsError;
 use ca_core::excerpt::Excerpt;
+use ca_core::frontend::{
+    FrontEndError, FrontEndName, NameError, RateError, ScopeError, TermsError,
+};
 use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
 use ca_core::key::{PublicKeyError, SignError};
@@ -68,6 +71,30 @@ pub(crate) enum Failure {
     /// No issuance log was begun.
     #[error("the state store knows of no issuance log")]
     LogMissing,
+    /// A front end was not enrolled or withdrawn.
+    #[error(transparent)]
+    FrontEnd(#[from] FrontEndError),
+    /// There is no front end of that name.
+    #[error("there is no front end {0}; `mintmark frontend list` shows those that there are")]
+    FrontEndMissing(FrontEndName),
+    /// The name of a front end is none.
+    #[error(transparent)]
+    FrontEndName(#[from] NameError),
+    /// A scope of a front end is none.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// A front end cannot have these terms.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+    /// A budget of a front end is none.
+    #[error(transparent)]
+    Rate(#[from] RateError),
+    /// A type of key that does not exist.
+    #[error("{0} is no type of key; use ec-p256, ec-p384, ed25519, rsa-2048, rsa-3072 or rsa-4096")]
+    KeyTypeUnknown(Excerpt),
+    /// A class that does not exist, or is there twice.
+    #[error("{0} is no class, or is given twice; use expiring, new, refresh and bulk, each once")]
+    ClassUnknown(Excerpt),
     /// The new log level is the one that means none.
     #[error("log level is unspecified")]
     LogLevelUnspecified,
@@ -161,7 +188,9 @@ impl Failure {
                 | MintError::Jwt(TokenError::Sign(SignError::Busy { .. })),
             ) => Kind::Overload,
             _ if self.is_ours() => Kind::Failure,
-            Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) => Kind::Policy,
+            Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) | Self::FrontEnd(_) => {
+                Kind::Policy
+            }
             _ => Kind::Request,
         }
     }
@@ -172,6 +201,9 @@ impl Failure {
             Self::KeyRecord(AuthorityError::KeyInUse { .. })
             | Self::Mint(_, MintError::X509(IssueError::LongTtl { .. }))
             | Self::Mint(_, MintError::NotAdmitted(_)) => false,
+            Self::FrontEnd(error) => {
+                matches!(error, FrontEndError::Store(_) | FrontEndError::Contended(_))
+            }
             Self::Mint(..)
             | Self::TooSlow { .. }
             | Self::KeyRecord(_)
@@ -187,6 +219,13 @@ impl Failure {
             | Self::LogMissing
             | Self::KeyName(_)
             | Self::PublicKey(_)
+            | Self::FrontEndMissing(_)
+            | Self::FrontEndName(_)
+            | Self::Scope(_)
+            | Self::Terms(_)
+            | Self::Rate(_)
+            | Self::KeyTypeUnknown(_)
+            | Self::ClassUnknown(_)
             | Self::LogLevelUnspecified
             | Self::LogLevelUnknown
             | Self::HealthOfService
@@ -228,6 +267,14 @@ impl From<Failure> for Status {
             Failure::LogMissing => Self::not_found(failure.to_string()),
             Failure::KeyName(_) => invalid(failure.to_string()),
             Failure::PublicKey(error) => invalid(format!("malformed public key: {error}")),
+            Failure::FrontEnd(error) => front_end(&error),
+            Failure::FrontEndMissing(_) => Self::not_found(failure.to_string()),
+            Failure::FrontEndName(_)
+            | Failure::Scope(_)
+            | Failure::Terms(_)
+            | Failure::Rate(_)
+            | Failure::KeyTypeUnknown(_)
+            | Failure::ClassUnknown(_) => invalid(failure.to_string()),
             Failure::LogLevelUnspecified => {
                 invalid("newLevel value cannot be LogLevel_UNSPECIFIED".to_owned())
             }
@@ -254,6 +301,22 @@ fn key_record(error: &AuthorityError) -> Status {
         }
         _ => Status::unavailable(
             "the record of keys, or the key store, cannot be used; the server's log says why",
+        ),
+    }
+}
+
+/// What does not fit the record is told as it is; what disks say is for the log.
+fn front_end(error: &FrontEndError) -> Status {
+    match error {
+        FrontEndError::OtherTerms { .. }
+        | FrontEndError::Withdrawn { .. }
+        | FrontEndError::TooManyKeys(_)
+        | FrontEndError::TooMany => Status::failed_precondition(error.to_string()),
+        FrontEndError::Unknown(_) => Status::not_found(error.to_string()),
+        FrontEndError::NotAdmitted(_) => Status::permission_denied(error.to_string()),
+        FrontEndError::Contended(_) => Status::aborted(error.to_string()),
+        FrontEndError::Store(_) => Status::unavailable(
+            "the record of front ends cannot be read or written; the server's log says why",
         ),
     }
 }
