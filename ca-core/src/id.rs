@@ -21,7 +21,7 @@ pub const LONGEST_TRUST_DOMAIN: usize = 255;
 
 const SCHEME: &str = "spiffe://";
 /// First path segments that name the servers' own identities; no workload may have them.
-const RESERVED: [&str; 2] = ["spire", "mintmark"];
+pub(crate) const RESERVED: [&str; 2] = ["spire", "mintmark"];
 
 /// A well-formed SPIFFE ID. Says nothing about who may hold it.
 ///

@@ -12,6 +12,7 @@ pub mod csr;
 pub mod der;
 pub mod dns;
 pub mod excerpt;
+pub mod frontend;
 pub mod id;
 pub mod issuer;
 pub mod issuing;

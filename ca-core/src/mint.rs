@@ -198,12 +198,13 @@ impl Round<'_> {
         self.mint.trust_domain()
     }
 
-    /// The certificate of a grant, checked and not signed. A CA certificate is the authority's own to sign.
+    /// The certificate of a grant, checked and not signed. CA certificates, and those of the service itself, are the
+    /// authority's own to sign.
     pub(crate) fn x509(&self, grant: X509Grant) -> Result<Prepared, IssueError> {
         let serial = self.mint.serials.next()?;
         let authority = &self.mint.authorities.x509;
         let own = match (&self.mint.delegation, &self.issuing) {
-            (Some(delegation), Some(issuing)) if !grant.profile().is_ca() => delegation
+            (Some(delegation), Some(issuing)) if !grant.profile().is_of_authority() => delegation
                 .issues(issuing.issuer(), authority, grant.ttl(), self.now)?
                 .then_some(issuing),
             _ => None,

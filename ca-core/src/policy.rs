@@ -1,11 +1,19 @@
 //! Who may have what: the only room that says yes. A yes is a grant, and only this module makes one.
 
+mod front_end;
+
 use std::time::Duration;
 
 use thiserror::Error;
 
+pub use self::front_end::{
+    NamedJwt, NamedX509, Possession, frontend_jwt, frontend_svid, frontend_x509,
+};
+use crate::clock::Timestamp;
 use crate::csr::{VerifiedCsr, VerifiedKey};
 use crate::dns::{DnsError, DnsName};
+use crate::excerpt::Excerpt;
+use crate::frontend::FrontEndName;
 use crate::id::{IdError, SpiffeId, TrustDomain, WorkloadId};
 use crate::key::{KeyKind, PublicKey, PublicKeyError};
 use crate::name::{Name, NameError};
@@ -82,6 +90,89 @@ pub enum Refusal {
         "a time to live of {0} seconds is not possible; {LONGEST_TTL} are, and 0 is the default"
     )]
     TtlTooLong(u32),
+    /// The front end was withdrawn.
+    #[error("front end {front_end} was withdrawn at {since}; nothing is minted for it")]
+    Withdrawn {
+        /// The front end.
+        front_end: FrontEndName,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// The front end may ask for what entries allow, and names an ID itself.
+    #[error(
+        "front end {0} may not name IDs itself; ask for an entry, or enrol it with --allow-named"
+    )]
+    NamedNotGranted(FrontEndName),
+    /// The front end may not ask for CA certificates.
+    #[error("front end {0} may not ask for downstream CAs; enrol it with --allow-downstream")]
+    DownstreamNotGranted(FrontEndName),
+    /// Nobody but the service itself has certificates of that kind.
+    #[error(
+        "a certificate of kind {0} is not for front ends to ask for; ask for workload or downstream-ca"
+    )]
+    ProfileNotOffered(Profile),
+    /// A downstream CA has the ID of its trust domain (X509-SVID §4.1), and no other name.
+    #[error("a downstream CA has the ID {0} and no DNS name; ask for it so")]
+    DownstreamNames(SpiffeId),
+    /// The ID lies outside of what the front end serves.
+    #[error(
+        "{id} is outside the path scopes of front end {front_end}; ask another front end, or enrol this one with \
+         that --path-scope"
+    )]
+    OutsidePathScope {
+        /// The front end.
+        front_end: FrontEndName,
+        /// The ID.
+        id: Excerpt,
+    },
+    /// A DNS name lies outside of what the front end serves.
+    #[error(
+        "DNS name {name} is outside the DNS scopes of front end {front_end}; leave it out, or enrol the front end \
+         with that --dns-scope"
+    )]
+    OutsideDnsScope {
+        /// The front end.
+        front_end: FrontEndName,
+        /// The name.
+        name: Excerpt,
+    },
+    /// The front end's word for who has the key is not enough.
+    #[error("front end {0} has to send CSRs, and this is a key alone; send the workload's CSR")]
+    CsrRequired(FrontEndName),
+    /// The CSR was made for somebody else.
+    #[error(
+        "the CSR names {csr}, and {id} is asked for; send a CSR for that ID, or one without an ID"
+    )]
+    CsrOfOther {
+        /// What the CSR names.
+        csr: Excerpt,
+        /// What was asked for.
+        id: Excerpt,
+    },
+    /// A key of a kind that the front end may not ask for.
+    #[error(
+        "front end {front_end} may not ask for a key of kind {kind}; use one of its kinds, or enrol it with that \
+         --allow-key"
+    )]
+    KeyKind {
+        /// The front end.
+        front_end: FrontEndName,
+        /// The kind.
+        kind: KeyKind,
+    },
+    /// A longer life than what the front end asks for may have.
+    #[error(
+        "a life of {asked} s is longer than the {most} s that front end {front_end} may ask for; ask for less, or \
+         enrol it with a longer --max-ttl"
+    )]
+    TtlBeyond {
+        /// The front end.
+        front_end: FrontEndName,
+        /// The life that was asked for, in seconds.
+        asked: u64,
+        /// The longest, in seconds.
+        most: u64,
+    },
 }
 
 /// The longest time to live that a front end may ask for, in seconds; the issuer's end is nearer.
@@ -199,7 +290,12 @@ pub fn mint_jwt(
     ttl_seconds: i32,
 ) -> Result<JwtGrant, Refusal> {
     let id = WorkloadId::new(id, trust_domain).map_err(Refusal::Id)?;
-    let audience: Vec<String> = audience.into_iter().filter(|value| !value.is_empty()).collect();
+    let audience = self::audience(audience)?;
+    Ok(JwtGrant { id: id.into_id(), audience, ttl: ttl(ttl_seconds)? })
+}
+
+fn audience(wanted: Vec<String>) -> Result<Vec<String>, Refusal> {
+    let audience: Vec<String> = wanted.into_iter().filter(|value| !value.is_empty()).collect();
     if audience.is_empty() {
         return Err(Refusal::AudienceMissing);
     }
@@ -207,7 +303,7 @@ pub fn mint_jwt(
     if bytes > MAX_AUDIENCE_BYTES {
         return Err(Refusal::AudienceTooLong(bytes));
     }
-    Ok(JwtGrant { id: id.into_id(), audience, ttl: ttl(ttl_seconds)? })
+    Ok(audience)
 }
 
 fn ttl(seconds: i32) -> Result<Option<Duration>, Refusal> {

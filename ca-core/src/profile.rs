@@ -38,6 +38,13 @@ impl Profile {
         matches!(self, Self::DownstreamCa | Self::IssuingCa | Self::Root)
     }
 
+    /// Whether the authority's own key signs certificates of this kind, also where a short-lived key issues others: CA
+    /// certificates, and those of the service itself, which are few and outlive such a key's.
+    #[must_use]
+    pub fn is_of_authority(self) -> bool {
+        self.is_ca() || self == Self::Server
+    }
+
     /// How many CA certificates may stand between one of this kind and a leaf, if that is bounded (RFC 5280
     /// §4.2.1.9). A downstream server may have servers below it.
     #[must_use]

@@ -10,6 +10,7 @@ use ca_core::authority::{AuthorityKind, KnownKey, Ledger, Retirement, Standing};
 use ca_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use ca_core::certificate::CaCertificate;
 use ca_core::clock::Timestamp;
+use ca_core::frontend::FrontEndName;
 use ca_core::id::{SpiffeId, TrustDomain};
 use ca_core::key::{KeyName, PublicKey};
 use ca_core::log::tree::{Checkpoint, LogKey};
@@ -214,6 +215,64 @@ impl AdminClient {
             .await
             .map_err(|status| self.refusal(ACTION, &status))?;
         read_log_head(&answer.into_inner()).map_err(|reason| self.unusable(&reason))
+    }
+
+    /// Has the server take in a front end.
+    pub async fn enroll_front_end(
+        &self,
+        request: admin::EnrollFrontEndRequest,
+    ) -> Result<admin::EnrollFrontEndResponse, ClientError> {
+        const ACTION: &str = "enrol the front end";
+        let answer = admin::admin_client::AdminClient::new(self.channel.clone())
+            .enroll_front_end(request)
+            .await
+            .map_err(|status| self.refusal(ACTION, &status))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Every front end, in the order of their names.
+    pub async fn front_ends(&self) -> Result<Vec<admin::FrontEnd>, ClientError> {
+        const ACTION: &str = "list the front ends";
+        let mut client = admin::admin_client::AdminClient::new(self.channel.clone());
+        let mut found: Vec<admin::FrontEnd> = Vec::new();
+        loop {
+            let after = found.last().map(|last| last.name.clone()).unwrap_or_default();
+            let page = client
+                .list_front_ends(admin::ListFrontEndsRequest { after: after.clone() })
+                .await
+                .map_err(|status| self.refusal(ACTION, &status))?
+                .into_inner();
+            found.extend(page.front_ends);
+            if !page.more {
+                return Ok(found);
+            }
+            if found.last().is_none_or(|last| last.name <= after) {
+                return Err(self.unusable("its list of front ends does not go on"));
+            }
+        }
+    }
+
+    /// The front end of that name.
+    pub async fn front_end(&self, name: &FrontEndName) -> Result<admin::FrontEnd, ClientError> {
+        const ACTION: &str = "show the front end";
+        let answer = admin::admin_client::AdminClient::new(self.channel.clone())
+            .get_front_end(admin::GetFrontEndRequest { name: name.to_string() })
+            .await
+            .map_err(|status| self.refusal(ACTION, &status))?;
+        Ok(answer.into_inner())
+    }
+
+    /// Has the server end a front end.
+    pub async fn withdraw_front_end(
+        &self,
+        name: &FrontEndName,
+    ) -> Result<admin::FrontEnd, ClientError> {
+        const ACTION: &str = "withdraw the front end";
+        let answer = admin::admin_client::AdminClient::new(self.channel.clone())
+            .withdraw_front_end(admin::WithdrawFrontEndRequest { name: name.to_string() })
+            .await
+            .map_err(|status| self.refusal(ACTION, &status))?;
+        Ok(answer.into_inner())
     }
 
     fn refusal(&self, action: &'static str, status: &Status) -> ClientError {

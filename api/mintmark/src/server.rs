@@ -16,6 +16,7 @@ use ca_core::authority::{
     AuthorityError, AuthorityKind, AuthoritySettings, PreparedKeys, establish, prepared_keys,
 };
 use ca_core::clock::Clock;
+use ca_core::frontend::FrontEnds;
 use ca_core::key::{KeyError, KeyStore, Priority, StoreDescription, StoreHealth, Urgency};
 use ca_core::log::LogError;
 use ca_core::mint::Mint;
@@ -40,6 +41,9 @@ const LONGEST_SIGNATURE: Duration = Duration::from_secs(60);
 /// How often the keys that are prepared are counted. A KMS is asked as many questions as there are such keys,
 /// and a few more.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
+
+/// How long after a failure of the state store its front ends are read again.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why the server does not start, or stopped by itself.
 #[derive(Debug, Error)]
@@ -137,6 +141,7 @@ impl Server {
         );
         let mode = settings.issuing_mode.clone();
         let record: Arc<dyn StateStore> = store.clone();
+        let front_ends = FrontEnds::load(Arc::clone(&record)).await?;
         let creation = settings.authorities.key_creation;
         let domain = &settings.trust_domain;
         let (counted, now) = (monitoring.log.clone(), clock.now());
@@ -154,6 +159,7 @@ impl Server {
             clock,
             keys: Arc::clone(&keys),
             record: store.clone(),
+            front_ends,
             ca_ttl: settings.authorities.ca_ttl,
             log: log.origin().clone(),
             log_levels,
@@ -187,6 +193,7 @@ impl Server {
         let Self { socket, services, monitoring, keys, issuing_keys, prepared, log, store } = self;
         let pipeline = Arc::clone(&services.pipeline);
         let mint = Arc::clone(pipeline.mint());
+        let front_ends = Arc::clone(&services.front_ends);
         let mut minting = tokio::spawn(Arc::clone(&pipeline).run());
         monitoring.serving(&mint, &keys, log.log());
         tracing::info!(socket = %socket.path().display(), "serving");
@@ -202,6 +209,7 @@ impl Server {
                 }
                 never = log.keep_indexed() => match never {},
                 never = issuing_keys.keep_fresh() => match never {},
+                never = keep_followed(&front_ends) => match never {},
                 never = prepared.keep_right(&*store, &*keys) => match never {},
             }
             monitoring.stopping();
@@ -213,7 +221,7 @@ impl Server {
         tracing::info!("stopped");
         // Closing waits: the monitor and the keys for their threads, the store for its file.
         let closed = tokio::task::spawn_blocking(move || {
-            drop((monitoring, issuing_keys, pipeline, mint, keys, store))
+            drop((monitoring, issuing_keys, pipeline, mint, keys, front_ends, store))
         })
         .await;
         closed.map_err(io::Error::other)?;
@@ -245,6 +253,15 @@ impl PreparedGauge {
                 Err(error) => tracing::warn!(%error, "the prepared keys are not counted"),
             }
         }
+    }
+}
+
+/// Takes in what other processes change of the front ends.
+async fn keep_followed(front_ends: &FrontEnds) -> Infallible {
+    loop {
+        let error = front_ends.follow().await;
+        tracing::error!(%error, "what others change of front ends, withdrawals too, is not seen here");
+        tokio::time::sleep(FOLLOW_AGAIN).await;
     }
 }
 

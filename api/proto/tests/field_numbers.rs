@@ -4,8 +4,10 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use mintmark_proto::admin::v1::{
-    Authority, GetAuthoritiesResponse, GetKeyRecordResponse, GetLogHeadResponse, KeyStore,
-    RecordedKey, RetireKeyRequest, RetireKeyResponse, authority::State, recorded_key,
+    Authority, ClassRate, EnrollFrontEndRequest, EnrollFrontEndResponse, FrontEnd, FrontEndKey,
+    FrontEndTerms, GetAuthoritiesResponse, GetFrontEndRequest, GetKeyRecordResponse,
+    GetLogHeadResponse, KeyStore, ListFrontEndsRequest, ListFrontEndsResponse, Rate, RecordedKey,
+    RetireKeyRequest, RetireKeyResponse, WithdrawFrontEndRequest, authority::State, recorded_key,
 };
 use mintmark_proto::spire::bundle::v1::*;
 use mintmark_proto::spire::debug::v1::{GetInfoResponse, get_info_response::Cert};
@@ -363,6 +365,92 @@ fn the_record_of_keys_keeps_its_numbers() {
         GetLogHeadResponse { origin: "o".into(), verifier_key: "v".into(), checkpoint: "c".into() },
         &[content(1, b"o"), content(2, b"v"), content(3, b"c")],
     );
+}
+
+#[test]
+fn the_front_ends_of_the_admin_service() {
+    let rate = Rate { per_second: 5, burst: 6 };
+    let rate_bytes = [number(1, 5), number(2, 6)].concat();
+    let terms = FrontEndTerms {
+        path_scopes: vec!["/a".into(), "/b".into()],
+        dns_scopes: vec!["d".into()],
+        allow_named: true,
+        allow_downstream: true,
+        allow_publish: true,
+        allow_admin: true,
+        require_csr: true,
+        max_ttl_seconds: 9,
+        key_types: vec!["k".into()],
+        budget: Some(rate),
+        class_budgets: vec![ClassRate { class: "bulk".into(), rate: Some(rate) }],
+    };
+    let terms_parts = [
+        content(1, b"/a"),
+        content(1, b"/b"),
+        content(2, b"d"),
+        number(3, 1),
+        number(4, 1),
+        number(5, 1),
+        number(6, 1),
+        number(7, 1),
+        number(8, 9),
+        content(9, b"k"),
+        content(10, &rate_bytes),
+        content(11, &[content(1, b"bulk"), content(2, &rate_bytes)].concat()),
+    ];
+    pinned(terms.clone(), &terms_parts);
+    let key = FrontEndKey {
+        sha256: b"f".as_slice().into(),
+        serial: b"s".as_slice().into(),
+        not_after: 3,
+        enrolled_at: 4,
+        renewed_from: b"r".as_slice().into(),
+    };
+    let key_parts =
+        [content(1, b"f"), content(2, b"s"), number(3, 3), number(4, 4), content(5, b"r")];
+    pinned(key.clone(), &key_parts);
+    let front_end = FrontEnd {
+        name: "n".into(),
+        terms: Some(FrontEndTerms::default()),
+        keys: vec![key],
+        enrolled_at: 4,
+        withdrawn_at: 5,
+        revision: 6,
+        spiffe_id: "i".into(),
+    };
+    let front_end_parts = [
+        content(1, b"n"),
+        content(2, b""),
+        content(3, &key_parts.concat()),
+        number(4, 4),
+        number(5, 5),
+        number(6, 6),
+        content(7, b"i"),
+    ];
+    pinned(front_end.clone(), &front_end_parts);
+    let front_end_bytes = front_end_parts.concat();
+
+    let request = EnrollFrontEndRequest {
+        name: "n".into(),
+        csr: b"c".as_slice().into(),
+        terms: Some(FrontEndTerms::default()),
+        replace: true,
+        again: true,
+    };
+    let parts = [content(1, b"n"), content(2, b"c"), content(3, b""), number(4, 1), number(5, 1)];
+    pinned(request, &parts);
+    let cert_chain = vec![b"a".as_slice().into(), b"b".as_slice().into()];
+    pinned(
+        EnrollFrontEndResponse { front_end: Some(front_end.clone()), cert_chain },
+        &[content(1, &front_end_bytes), content(2, b"a"), content(2, b"b")],
+    );
+    pinned(ListFrontEndsRequest { after: "n".into() }, &[content(1, b"n")]);
+    pinned(
+        ListFrontEndsResponse { front_ends: vec![front_end], more: true },
+        &[content(1, &front_end_bytes), number(2, 1)],
+    );
+    pinned(GetFrontEndRequest { name: "n".into() }, &[content(1, b"n")]);
+    pinned(WithdrawFrontEndRequest { name: "n".into() }, &[content(1, b"n")]);
 }
 
 #[test]

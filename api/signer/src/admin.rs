@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::admin_socket::caller;
 use crate::audit::Audit;
+use crate::front_ends::FrontEndDesk;
 use crate::services::Services;
 use crate::status::Failure;
 
@@ -25,6 +26,7 @@ pub(crate) struct Admin {
     mint: Arc<Mint>,
     keys: Arc<dyn KeyStore>,
     record: Arc<dyn StateStore>,
+    front_ends: FrontEndDesk,
     ca_ttl: Duration,
     log: Origin,
     clock: Arc<dyn Clock>,
@@ -34,9 +36,11 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) fn new(services: &Services, audit: Arc<Audit>) -> Self {
-        let Services { pipeline, clock, keys, record, ca_ttl, log, version, .. } = services.clone();
+        let Services { pipeline, clock, keys, record, front_ends, ca_ttl, log, version, .. } =
+            services.clone();
         let mint = Arc::clone(pipeline.mint());
-        Self { mint, keys, record, ca_ttl, log, clock, version, audit }
+        let front_ends = FrontEndDesk::new(front_ends, pipeline, Arc::clone(&clock));
+        Self { mint, keys, record, front_ends, ca_ttl, log, clock, version, audit }
     }
 
     fn x509_authority(&self) -> wire::Authority {
@@ -167,6 +171,53 @@ impl admin_server::Admin for Admin {
         let caller = caller(&request)?;
         let head = self.log_head().await;
         Ok(Response::new(self.told(&caller, "the head of the log", || None, head)?))
+    }
+
+    async fn enroll_front_end(
+        &self,
+        request: Request<wire::EnrollFrontEndRequest>,
+    ) -> Result<Response<wire::EnrollFrontEndResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let (name, existing) = (Excerpt::of(&request.name), (request.replace, request.again));
+        let answer = self.front_ends.enroll(request, &caller).await;
+        let answer =
+            self.told(&caller, "enrolment of a front end", || Some(name.clone()), answer)?;
+        let (replace, again) = existing;
+        tracing::info!(%caller, front_end = %name, replace, again, "key of a front end enrolled");
+        Ok(Response::new(answer))
+    }
+
+    async fn list_front_ends(
+        &self,
+        request: Request<wire::ListFrontEndsRequest>,
+    ) -> Result<Response<wire::ListFrontEndsResponse>, Status> {
+        let caller = caller(&request)?;
+        let listed = self.front_ends.list(request.get_ref());
+        Ok(Response::new(self.told(&caller, "the front ends", || None, listed)?))
+    }
+
+    async fn get_front_end(
+        &self,
+        request: Request<wire::GetFrontEndRequest>,
+    ) -> Result<Response<wire::FrontEnd>, Status> {
+        let caller = caller(&request)?;
+        let name = || Some(Excerpt::of(&request.get_ref().name));
+        let found = self.front_ends.get(&request.get_ref().name);
+        Ok(Response::new(self.told(&caller, "a front end", name, found)?))
+    }
+
+    async fn withdraw_front_end(
+        &self,
+        request: Request<wire::WithdrawFrontEndRequest>,
+    ) -> Result<Response<wire::FrontEnd>, Status> {
+        let caller = caller(&request)?;
+        let name = Excerpt::of(&request.get_ref().name);
+        let ended = self.front_ends.withdraw(&request.get_ref().name).await;
+        let ended =
+            self.told(&caller, "withdrawal of a front end", || Some(name.clone()), ended)?;
+        tracing::info!(%caller, front_end = %name, "front end withdrawn");
+        Ok(Response::new(ended))
     }
 }
 

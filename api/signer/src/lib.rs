@@ -9,6 +9,7 @@ pub mod admin_socket;
 pub mod audit;
 mod bundle;
 mod debug;
+mod front_ends;
 mod health;
 mod log_levels;
 mod logger;

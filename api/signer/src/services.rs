@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ca_core::clock::Clock;
 use ca_core::excerpt::Excerpt;
+use ca_core::frontend::FrontEnds;
 use ca_core::key::KeyStore;
 use ca_core::log::tree::Origin;
 use ca_core::pipeline::Pipeline;
@@ -58,6 +59,8 @@ pub struct Services {
     pub keys: Arc<dyn KeyStore>,
     /// Where it is recorded what keys are for.
     pub record: Arc<dyn StateStore>,
+    /// The front ends that are accepted.
+    pub front_ends: Arc<FrontEnds>,
     /// The life of a new authority: so long may last what a retired key has signed.
     pub ca_ttl: Duration,
     /// The name of the issuance log.

@@ -10,6 +10,9 @@ use ca_core::authority::AuthorityError;
 use ca_core::csr::CsrError;
 use ca_core::dns::DnsError;
 use ca_core::excerpt::Excerpt;
+use ca_core::frontend::{
+    FrontEndError, FrontEndName, NameError, RateError, ScopeError, TermsError,
+};
 use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
 use ca_core::key::{PublicKeyError, SignError};
@@ -81,6 +84,30 @@ pub(crate) enum Failure {
     /// No issuance log was begun.
     #[error("the state store knows of no issuance log")]
     LogMissing,
+    /// A front end was not enrolled or withdrawn.
+    #[error(transparent)]
+    FrontEnd(#[from] FrontEndError),
+    /// There is no front end of that name.
+    #[error("there is no front end {0}; `mintmark frontend list` shows those that there are")]
+    FrontEndMissing(FrontEndName),
+    /// The name of a front end is none.
+    #[error(transparent)]
+    FrontEndName(#[from] NameError),
+    /// A scope of a front end is none.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// A front end cannot have these terms.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+    /// A budget of a front end is none.
+    #[error(transparent)]
+    Rate(#[from] RateError),
+    /// A type of key that does not exist.
+    #[error("{0} is no type of key; use ec-p256, ec-p384, ed25519, rsa-2048, rsa-3072 or rsa-4096")]
+    KeyTypeUnknown(Excerpt),
+    /// A class that does not exist, or is there twice.
+    #[error("{0} is no class, or is given twice; use expiring, new, refresh and bulk, each once")]
+    ClassUnknown(Excerpt),
     /// The new log level is the one that means none.
     #[error("log level is unspecified")]
     LogLevelUnspecified,
@@ -217,7 +244,9 @@ impl Failure {
             Self::Item(
                 authorise::Refusal::ProfileNotGranted { .. } | authorise::Refusal::Policy(_),
             ) => Kind::Policy,
-            Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) => Kind::Policy,
+            Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) | Self::FrontEnd(_) => {
+                Kind::Policy
+            }
             _ => Kind::Request,
         }
     }
@@ -228,6 +257,9 @@ impl Failure {
             Self::KeyRecord(AuthorityError::KeyInUse { .. })
             | Self::Mint(_, MintError::X509(IssueError::LongTtl { .. }))
             | Self::Mint(_, MintError::NotAdmitted(_)) => false,
+            Self::FrontEnd(error) => {
+                matches!(error, FrontEndError::Store(_) | FrontEndError::Contended(_))
+            }
             Self::Mint(..)
             | Self::TooSlow { .. }
             | Self::KeyRecord(_)
@@ -247,6 +279,13 @@ impl Failure {
             | Self::LogMissing
             | Self::KeyName(_)
             | Self::PublicKey(_)
+            | Self::FrontEndMissing(_)
+            | Self::FrontEndName(_)
+            | Self::Scope(_)
+            | Self::Terms(_)
+            | Self::Rate(_)
+            | Self::KeyTypeUnknown(_)
+            | Self::ClassUnknown(_)
             | Self::LogLevelUnspecified
             | Self::LogLevelUnknown
             | Self::HealthOfService
@@ -274,7 +313,7 @@ impl From<Failure> for Status {
                 invalid("invalid SPIFFE ID: request must specify SPIFFE ID".to_owned())
             }
             Failure::Id(reason) => invalid(format!("invalid SPIFFE ID: {reason}")),
-            Failure::Refused(refusal) => invalid(refused(&refusal)),
+            Failure::Refused(refusal) => refused(&refusal),
             Failure::Item(refusal) => invalid(refusal.to_string()),
             Failure::TooManyItems(_) | Failure::InstanceId(_) => invalid(failure.to_string()),
             Failure::Stopping => Self::unavailable(failure.to_string()),
@@ -291,6 +330,14 @@ impl From<Failure> for Status {
             Failure::LogMissing => Self::not_found(failure.to_string()),
             Failure::KeyName(_) => invalid(failure.to_string()),
             Failure::PublicKey(error) => invalid(format!("malformed public key: {error}")),
+            Failure::FrontEnd(error) => front_end(&error),
+            Failure::FrontEndMissing(_) => Self::not_found(failure.to_string()),
+            Failure::FrontEndName(_)
+            | Failure::Scope(_)
+            | Failure::Terms(_)
+            | Failure::Rate(_)
+            | Failure::KeyTypeUnknown(_)
+            | Failure::ClassUnknown(_) => invalid(failure.to_string()),
             Failure::LogLevelUnspecified => {
                 invalid("newLevel value cannot be LogLevel_UNSPECIFIED".to_owned())
             }
@@ -321,9 +368,26 @@ fn key_record(error: &AuthorityError) -> Status {
     }
 }
 
-/// The text for what the policy refuses; each is an invalid argument.
-fn refused(refusal: &Refusal) -> String {
-    match refusal {
+/// What does not fit the record is told as it is; what disks say is for the log.
+fn front_end(error: &FrontEndError) -> Status {
+    match error {
+        FrontEndError::OtherTerms { .. }
+        | FrontEndError::Withdrawn { .. }
+        | FrontEndError::TooManyKeys(_)
+        | FrontEndError::TooMany => Status::failed_precondition(error.to_string()),
+        FrontEndError::Unknown(_) => Status::not_found(error.to_string()),
+        FrontEndError::NotAdmitted(_) => Status::permission_denied(error.to_string()),
+        FrontEndError::Contended(_) => Status::aborted(error.to_string()),
+        FrontEndError::Store(_) => Status::unavailable(
+            "the record of front ends cannot be read or written; the server's log says why",
+        ),
+    }
+}
+
+/// What the policy refuses: what can be asked for in another way is an invalid argument, what this caller may not
+/// have is not permitted.
+fn refused(refusal: &Refusal) -> Status {
+    let text = match refusal {
         Refusal::UriMissing => format!("CSR URI SAN is required: {refusal}"),
         Refusal::UriNotSingle(_) => format!("only one URI SAN is expected: {refusal}"),
         Refusal::Uri(reason) => format!("CSR URI SAN is invalid: {reason}"),
@@ -339,9 +403,22 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::Id(reason) => format!("invalid SPIFFE ID: {reason}"),
         Refusal::AudienceMissing => format!("at least one audience is required: {refusal}"),
         Refusal::AudienceTooLong(_) => format!("audience is invalid: {refusal}"),
-        Refusal::Ttl(_) | Refusal::TtlTooLong(_) => format!("TTL is invalid: {refusal}"),
+        Refusal::Ttl(_) | Refusal::TtlTooLong(_) | Refusal::TtlBeyond { .. } => {
+            format!("TTL is invalid: {refusal}")
+        }
         Refusal::Key(reason) => format!("key is invalid: {reason}"),
-    }
+        Refusal::CsrOfOther { .. } => format!("CSR URI SAN is invalid: {refusal}"),
+        Refusal::CsrRequired(_) | Refusal::DownstreamNames(_) | Refusal::ProfileNotOffered(_) => {
+            refusal.to_string()
+        }
+        Refusal::Withdrawn { .. }
+        | Refusal::NamedNotGranted(_)
+        | Refusal::DownstreamNotGranted(_)
+        | Refusal::OutsidePathScope { .. }
+        | Refusal::OutsideDnsScope { .. }
+        | Refusal::KeyKind { .. } => return Status::permission_denied(refusal.to_string()),
+    };
+    Status::invalid_argument(text)
 }
 
 fn not_minted(document: Document, error: MintError) -> Status {

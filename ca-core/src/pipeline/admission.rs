@@ -31,6 +31,12 @@ impl Class {
     /// All, the first served first.
     pub const ALL: [Self; 4] = [Self::Expiring, Self::New, Self::Refresh, Self::Bulk];
 
+    /// Its name in records, metrics and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.priority().name()
+    }
+
     /// Its place among those that wait for a key.
     #[must_use]
     pub fn priority(self) -> Priority {

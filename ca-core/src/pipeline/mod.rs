@@ -41,7 +41,8 @@ pub struct Pipeline {
     clock: Arc<dyn Clock>,
     /// Leaf certificates, signed by the issuing key or, directly, by the authority's.
     leaves: Lane,
-    /// Certificates that the authority's own key signs though others sign leaves: of CAs, and of long lives.
+    /// Certificates that the authority's own key signs though others sign leaves: of CAs, of the service itself, and
+    /// of long lives.
     authority: Lane,
     tokens: Lane,
     threads: Threads,
@@ -182,9 +183,9 @@ impl Pipeline {
 
     /// By whose key a wish will be signed.
     fn lane(&self, wish: &Wish, now: Timestamp) -> &Lane {
-        let (ttl, is_ca) = match wish {
+        let (ttl, is_of_authority) = match wish {
             Wish::Jwt(_) => return &self.tokens,
-            Wish::X509(grant) => (grant.ttl(), grant.profile().is_ca()),
+            Wish::X509(grant) => (grant.ttl(), grant.profile().is_of_authority()),
             Wish::Proven { names, .. } => (names.ttl(), false),
             Wish::Csr { ttl_seconds, .. } => {
                 let seconds = u64::try_from(*ttl_seconds).unwrap_or(0);
@@ -193,7 +194,7 @@ impl Pipeline {
         };
         let Some(delegation) = self.mint.delegation() else { return &self.leaves };
         let authority = &self.mint.authorities().x509;
-        if is_ca || delegation.is_too_long(authority, ttl, now) {
+        if is_of_authority || delegation.is_too_long(authority, ttl, now) {
             &self.authority
         } else {
             &self.leaves

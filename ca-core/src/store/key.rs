@@ -15,6 +15,7 @@
 //! | `11` | | version of the newest change record: the one key to watch |
 //! | `12` | commit id | version |
 //! | `13` | trust domain, name of the log | key, last run and newest signed head of an issuance log |
+//! | `14` | trust domain, name | a front end: its terms and its keys |
 //!
 //! `04` to `0e` are kept for bundle history, registration entries and their indexes, nodes, join tokens,
 //! federation, leases and heartbeats; `1f` for an issuance log in the same store. `00` and `10` to `12`
@@ -35,6 +36,7 @@ const CHANGE: u8 = 0x10;
 const CHANGE_HEAD: u8 = 0x11;
 const COMMIT_ID: u8 = 0x12;
 const ISSUANCE_LOG: u8 = 0x13;
+const FRONT_END: u8 = 0x14;
 const LAST_TAG: u8 = 0x1f;
 
 /// A trust domain by its number in this store; names are long and keys are many.
@@ -110,6 +112,17 @@ pub fn issuance_log(domain: TrustDomainNumber, name: &str) -> Result<Key, Limit>
 #[must_use]
 pub fn issuance_logs(domain: TrustDomainNumber) -> KeyRange {
     KeyRange::starting_with(&Build::new(ISSUANCE_LOG).number(domain.0).done())
+}
+
+/// A front end. A name too long for a key is [`Limit::Key`].
+pub fn front_end(domain: TrustDomainNumber, name: &str) -> Result<Key, Limit> {
+    Build::new(FRONT_END).number(domain.0).text(name).within_limit()
+}
+
+/// Every front end of a trust domain.
+#[must_use]
+pub fn front_ends(domain: TrustDomainNumber) -> KeyRange {
+    KeyRange::starting_with(&Build::new(FRONT_END).number(domain.0).done())
 }
 
 /// What the commit of this version touched.
@@ -311,6 +324,7 @@ mod tests {
         assert_eq!(hex(bundle_head(own)), "0300000001");
         assert_eq!(hex(retirement(own, "m/1").unwrap()), "0f000000016d2f310000");
         assert_eq!(hex(issuance_log(own, "a/1").unwrap()), "1300000001612f310000");
+        assert_eq!(hex(front_end(own, "edge").unwrap()), "1400000001656467650000");
         assert_eq!(hex(change(Version::from_bytes([7; 12]))), "10070707070707070707070707");
         assert_eq!(hex(change_head()), "11");
         assert_eq!(hex(commit_id(CommitId::from_bytes([9; 16]))), format!("12{}", "09".repeat(16)));

@@ -1,6 +1,6 @@
 //! The state store: what must outlive a restart and be agreed on by every process.
 //!
-//! Small, transactional, watched: authorities, slots, bundles. Not the issuance log, which is a store of
+//! Small, transactional, watched: authorities, slots, bundles, front ends. Not the issuance log, which is a store of
 //! its own. A change is one [`Commit`]: checks of what was read, and operations, applied all or not at
 //! all. There are no interactive transactions, because not every engine has them and those that do
 //! punish long ones; checks and operations map onto a B-tree in one file, FoundationDB, PostgreSQL and

@@ -3,6 +3,7 @@
 mod bundle;
 mod check;
 mod dev;
+mod frontend;
 mod jwt;
 mod key;
 mod log;
@@ -53,6 +54,10 @@ pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), F
         Command::Bundle(cli::Bundle::Show(arguments)) => {
             let mut screen = Screen::new(out, arguments.shown.output);
             wait(bundle::show(&arguments, socket, &mut screen))
+        }
+        Command::Frontend(command) => {
+            let mut screen = Screen::new(out, command.shown().output);
+            wait(frontend::run(command, socket, &*clock, &mut screen))
         }
         Command::Key(command) => key::run(command, &*clock, out),
         Command::Log(command) => log::run(*command, &*clock, out),

@@ -59,7 +59,7 @@ pub(super) async fn mint(
 }
 
 /// Why a CSR is not even sent, with the file that it came from.
-fn unproven(file: Option<&Path>, reason: &CsrError) -> Failure {
+pub(super) fn unproven(file: Option<&Path>, reason: &CsrError) -> Failure {
     let place = file.map_or_else(String::new, |file| format!(" in {}", file.display()));
     Failure::failed(format!("the CSR{place} cannot be used: {reason}"))
 }
@@ -67,12 +67,7 @@ fn unproven(file: Option<&Path>, reason: &CsrError) -> Failure {
 /// The CSR to send, and the key if it is made here.
 fn request(arguments: &MintX509) -> Result<(Vec<u8>, Option<PrivateKey>), Failure> {
     if let Some(path) = &arguments.csr {
-        let mut requests = pem::read(path, pem::REQUEST).map_err(Failure::failed)?;
-        if requests.len() > 1 {
-            let advice = format!("{} holds several CSRs; give one", path.display());
-            return Err(Failure::failed(advice));
-        }
-        return Ok((requests.remove(0), None));
+        return Ok((read_request(path)?, None));
     }
     let id = arguments.spiffe_id.as_ref().expect("clap wants one of --csr and --spiffe-id");
     let names = DnsName::list(arguments.dns.iter().map(String::as_str))
@@ -80,6 +75,16 @@ fn request(arguments: &MintX509) -> Result<(Vec<u8>, Option<PrivateKey>), Failur
     let key = WorkloadKey::generate(arguments.key_type).map_err(Failure::failed)?;
     let csr = key.request(id, &names).map_err(Failure::failed)?;
     Ok((csr, Some(key.into_pem())))
+}
+
+/// The one CSR of a file.
+pub(super) fn read_request(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut requests = pem::read(path, pem::REQUEST).map_err(Failure::failed)?;
+    if requests.len() > 1 {
+        let advice = format!("{} holds several CSRs; give one", path.display());
+        return Err(Failure::failed(advice));
+    }
+    Ok(requests.remove(0))
 }
 
 fn show_files(

@@ -6,6 +6,7 @@
 mod bad_request;
 mod bad_start;
 mod dev;
+mod front_ends;
 mod issuing;
 mod keys;
 mod log;

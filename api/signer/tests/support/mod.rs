@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::bundle::Bundle;
 use ca_core::clock::{Clock, SystemClock, Timestamp};
+use ca_core::frontend::FrontEnds;
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::issuing::IssuingMode;
@@ -49,6 +50,8 @@ pub(crate) struct TestServer {
     pub(crate) metrics: ServiceMetrics,
     /// Where the keys are.
     pub(crate) keys: Arc<SoftwareStore>,
+    /// The front ends, as the server sees them.
+    pub(crate) front_ends: Arc<FrontEnds>,
     /// What was logged, as text.
     pub(crate) log: Arc<Mutex<Vec<u8>>>,
     stop: oneshot::Sender<()>,
@@ -98,11 +101,13 @@ impl TestServer {
         let pipeline =
             Pipeline::new(Arc::new(mint), bounds, clock, counted).expect("there are threads");
         tokio::spawn(Arc::clone(&pipeline).run());
+        let front_ends = FrontEnds::load(record.clone()).await.expect("a store in memory");
         let services = Services {
             pipeline,
             clock: Arc::new(SystemClock),
             keys: keys.clone(),
             record,
+            front_ends: Arc::clone(&front_ends),
             ca_ttl: LIFE,
             log: Origin::parse(LOG).expect("a name"),
             log_levels: Arc::new(LogLevels::new(LevelFilter::INFO, handle)),
@@ -123,6 +128,7 @@ impl TestServer {
             issued,
             metrics,
             keys,
+            front_ends,
             log,
             stop,
             serving,
