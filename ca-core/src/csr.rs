@@ -12,7 +12,6 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::der::{self, DerError, Reader, tag};
-use crate::frontend::FrontEnd;
 use crate::id::SpiffeId;
 use crate::key::{
     KeyKind, PublicKey, PublicKeyError, SignError, Signature, SignatureAlgorithm, SigningKey,
@@ -134,8 +133,8 @@ impl<'a> Csr<'a> {
 
 /// A public key whose holder has shown, by a signature, that it has the private half.
 ///
-/// Only [`Csr::verify`] makes one, [`VerifiedKey::of_ours`], and, where somebody else is believed to have verified
-/// it, [`VerifiedKey::on_the_word_of`] and policy.
+/// Only [`Csr::verify`] makes one, [`VerifiedKey::of_ours`], and policy, where it takes the word of a front end
+/// ([`NameGrant::vouched`](crate::policy::NameGrant::vouched)).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VerifiedKey(PublicKey);
 
@@ -164,17 +163,6 @@ impl VerifiedKey {
     /// That of a key for which somebody vouches whom policy believes.
     pub(crate) fn vouched(key: PublicKey) -> Self {
         Self(key)
-    }
-
-    /// A key of which nothing is verified here but that it is one ([`PublicKey::from_spki`]): **the front end**
-    /// vouches that it has verified who holds it. A record without `require_csr` is what makes that word good; for
-    /// any other front end this is `None`.
-    ///
-    /// If the word is false, somebody has an SVID for a key that is not theirs, and can do nothing with it; what a
-    /// front end could gain is to make a holder of that key look like another workload.
-    #[must_use]
-    pub fn on_the_word_of(front_end: &FrontEnd, key: PublicKey) -> Option<Self> {
-        (!front_end.terms().require_csr()).then_some(Self(key))
     }
 
     /// The key.

@@ -212,6 +212,12 @@ impl Issuer {
         self.issuing_key.as_ref()
     }
 
+    /// The life of certificates for which no other was asked.
+    #[must_use]
+    pub fn usual_ttl(&self) -> Duration {
+        self.lifetimes.default_ttl
+    }
+
     /// Until when a certificate is wanted that is asked for now.
     pub(crate) fn wanted_end(&self, ttl: Option<Duration>, now: Timestamp) -> Timestamp {
         now.plus(ttl.unwrap_or(self.lifetimes.default_ttl))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::front_end::{
-    NamedJwt, NamedX509, Possession, frontend_jwt, frontend_svid, frontend_x509,
+    NameGrant, NamedJwt, NamedX509, frontend_jwt, frontend_names, frontend_svid,
 };
 use crate::clock::Timestamp;
 use crate::csr::{VerifiedCsr, VerifiedKey};
@@ -15,7 +15,7 @@ use crate::dns::{DnsError, DnsName};
 use crate::excerpt::Excerpt;
 use crate::frontend::FrontEndName;
 use crate::id::{IdError, SpiffeId, TrustDomain, WorkloadId};
-use crate::key::{KeyKind, PublicKey, PublicKeyError};
+use crate::key::{KeyKind, PublicKey};
 use crate::name::{Name, NameError};
 use crate::profile::Profile;
 
@@ -29,16 +29,6 @@ pub struct X509Grant {
     id: SpiffeId,
     key: VerifiedKey,
     profile: Profile,
-    dns_names: Vec<DnsName>,
-    subject: Name,
-    ttl: Option<Duration>,
-}
-
-/// The decision that whoever holds some key may have a certificate with this ID, of this kind, for this long. It becomes
-/// a grant when the key is known.
-#[derive(Debug)]
-pub struct NameGrant {
-    id: SpiffeId,
     dns_names: Vec<DnsName>,
     subject: Name,
     ttl: Option<Duration>,
@@ -73,9 +63,6 @@ pub enum Refusal {
     /// The ID asked for is not one that a workload of this trust domain may have.
     #[error(transparent)]
     Id(IdError),
-    /// A key of a kind that peers of workloads do not verify with.
-    #[error(transparent)]
-    Key(PublicKeyError),
     /// No audience, or only empty ones (JWT-SVID §3.2).
     #[error("a JWT-SVID needs at least one audience that is not empty")]
     AudienceMissing,
@@ -85,11 +72,6 @@ pub enum Refusal {
     /// A negative time to live.
     #[error("a time to live of {0} seconds is not possible; leave it out for the default")]
     Ttl(i32),
-    /// A time to live that no certificate can have.
-    #[error(
-        "a time to live of {0} seconds is not possible; {LONGEST_TTL} are, and 0 is the default"
-    )]
-    TtlTooLong(u32),
     /// The front end was withdrawn.
     #[error("front end {front_end} was withdrawn at {since}; nothing is minted for it")]
     Withdrawn {
@@ -175,9 +157,6 @@ pub enum Refusal {
     },
 }
 
-/// The longest time to live that a front end may ask for, in seconds; the issuer's end is nearer.
-pub const LONGEST_TTL: u32 = i32::MAX as u32;
-
 /// Decides on a certificate that an administrator of this machine asks for: any workload ID of the trust
 /// domain, with the DNS names and the subject of the CSR, as SPIRE's `MintX509SVID` allows.
 ///
@@ -207,46 +186,6 @@ pub fn mint_x509(
         subject,
         ttl: ttl(ttl_seconds)?,
     })
-}
-
-/// Decides on the names of a certificate that a front end asks for: any workload ID of the trust domain, with these
-/// DNS names. `ttl_seconds` of zero asks for the default.
-pub fn front_end_names<'a>(
-    trust_domain: &TrustDomain,
-    path: &str,
-    dns_names: impl IntoIterator<Item = &'a str>,
-    ttl_seconds: u32,
-) -> Result<NameGrant, Refusal> {
-    let id = front_end_id(trust_domain, path)?;
-    let dns_names = DnsName::list(dns_names).map_err(Refusal::Dns)?;
-    let subject = subject(Name::empty(), &dns_names);
-    Ok(NameGrant { id, dns_names, subject, ttl: front_end_ttl(ttl_seconds)? })
-}
-
-/// Decides on a token that a front end asks for: any workload ID of the trust domain, for any audience.
-pub fn front_end_jwt(
-    trust_domain: &TrustDomain,
-    path: &str,
-    audience: Vec<String>,
-    ttl_seconds: u32,
-) -> Result<JwtGrant, Refusal> {
-    let id = front_end_id(trust_domain, path)?;
-    let ttl = front_end_ttl(ttl_seconds)?;
-    Ok(JwtGrant { ttl, ..mint_jwt(trust_domain, id, audience, 0)? })
-}
-
-fn front_end_id(trust_domain: &TrustDomain, path: &str) -> Result<SpiffeId, Refusal> {
-    SpiffeId::from_parts(trust_domain.name(), path)
-        .and_then(|id| WorkloadId::new(id, trust_domain))
-        .map(WorkloadId::into_id)
-        .map_err(Refusal::Id)
-}
-
-fn front_end_ttl(seconds: u32) -> Result<Option<Duration>, Refusal> {
-    if seconds > LONGEST_TTL {
-        return Err(Refusal::TtlTooLong(seconds));
-    }
-    Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
 }
 
 /// Decides on the certificate with which this signer answers front ends, for a key that it has just made.
@@ -320,45 +259,6 @@ fn subject(requested: Name, dns_names: &[DnsName]) -> Name {
     match dns_names.first() {
         Some(name) => requested.with_common_name(name).unwrap_or(requested),
         None => requested,
-    }
-}
-
-impl NameGrant {
-    /// For a key whose holder a front end has asked to prove it, and says that it did.
-    ///
-    /// # Errors
-    /// [`Refusal::Key`] if its kind is none that workloads have.
-    pub fn vouched(self, key: PublicKey) -> Result<X509Grant, Refusal> {
-        match key.kind() {
-            KeyKind::MlDsa44 | KeyKind::MlDsa65 => Err(Refusal::Key(PublicKeyError::Unsupported)),
-            KeyKind::EcP256 | KeyKind::EcP384 | KeyKind::Ed25519 | KeyKind::Rsa { .. } => {
-                Ok(self.to(VerifiedKey::vouched(key)))
-            }
-        }
-    }
-
-    /// For a key that is proven here.
-    pub(crate) fn to(self, key: VerifiedKey) -> X509Grant {
-        let Self { id, dns_names, subject, ttl } = self;
-        X509Grant { id, key, profile: Profile::Workload, dns_names, subject, ttl }
-    }
-
-    /// The ID that the certificate will name.
-    #[must_use]
-    pub fn id(&self) -> &SpiffeId {
-        &self.id
-    }
-
-    /// How long it is to live, if not as long as usual.
-    #[must_use]
-    pub fn ttl(&self) -> Option<Duration> {
-        self.ttl
-    }
-
-    /// Bytes that it holds beside itself, about.
-    pub(crate) fn size(&self) -> usize {
-        let names: usize = self.dns_names.iter().map(|name| 32 + name.as_str().len()).sum();
-        self.id.as_str().len() + names + self.subject.der().len()
     }
 }
 

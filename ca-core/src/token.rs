@@ -152,6 +152,12 @@ impl TokenIssuer {
         self.algorithm
     }
 
+    /// The life of tokens for which no other was asked.
+    #[must_use]
+    pub fn usual_ttl(&self) -> Duration {
+        self.settings.default_ttl
+    }
+
     /// The last second for which it signs.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {

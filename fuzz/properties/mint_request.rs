@@ -1,10 +1,19 @@
 //! What holds of any bytes that a front end sends as a message of items.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use ca_core::clock::Timestamp;
+use ca_core::frontend::{
+    Budgets, Certified, DnsScope, Enrolment, Existing, FrontEnd, FrontEndName, Grants, PathScope,
+    Terms, Wanted,
+};
 use ca_core::id::{TrustDomain, WorkloadId};
 use ca_core::pipeline::Wish;
+use ca_core::serial::Serial;
 use mintmark_proto::signing::v1::MintRequest;
-use mintmark_signer::signing::FrontEndView;
 use mintmark_signer::signing::authorise::{Item, authorise};
+use mintmark_signer::signing::{FrontEndView, UsualLives};
 use prost::Message as _;
 
 /// Reads `data` and decides on each item; says whether there were some and all were granted. Panics if a promise is
@@ -12,14 +21,35 @@ use prost::Message as _;
 pub(crate) fn holds(data: &[u8]) -> bool {
     let Ok(request) = MintRequest::decode(data) else { return false };
     assert_eq!(MintRequest::decode(&request.encode_to_vec()[..]).as_ref(), Ok(&request));
-    let trust_domain = TrustDomain::parse("td.test").expect("a name");
-    let front_end = FrontEndView { name: "one".into(), trust_domain };
+    let front_end = front_end();
     let x509 = request.x509.into_iter().map(Item::X509);
     let items: Vec<_> = x509.chain(request.jwt.into_iter().map(Item::Jwt)).collect();
     let none = items.is_empty();
     let granted = items.into_iter().map(|item| is_granted(&front_end, item));
     // Each is looked at, whatever became of the one before.
     granted.fold(!none, |all, granted| all && granted)
+}
+
+/// One that may name any workload of `td.test`, and names of two domains.
+fn front_end() -> FrontEndView {
+    let dns_scope = |text| DnsScope::parse(text).expect("a scope");
+    let wanted = Wanted {
+        path_scopes: vec![PathScope::parse("/").expect("a scope")],
+        dns_scopes: vec![dns_scope("a.test"), dns_scope("b.test")],
+        grants: Grants { named: true, ..Grants::default() },
+        ..Wanted::default()
+    };
+    let terms = Terms::new(wanted).expect("terms that can be had");
+    let name = FrontEndName::parse("one").expect("a name");
+    let enrolment = Enrolment { name, terms, existing: Existing::default() };
+    let serial = Serial::from_bytes([1; 20]);
+    let key = Certified { fingerprint: [1; 32], serial, not_after: Timestamp::MAX };
+    let record = FrontEnd::enrolled(None, &enrolment, &key, Timestamp::EPOCH).expect("a record");
+    let budgets = Arc::new(Budgets::full(*record.terms().rates()));
+    let trust_domain = TrustDomain::parse("td.test").expect("a name");
+    let hour = Duration::from_secs(3600);
+    let usual = UsualLives { x509: hour, jwt: hour };
+    FrontEndView { record: Arc::new(record), budgets, trust_domain, usual }
 }
 
 fn is_granted(front_end: &FrontEndView, item: Item) -> bool {

@@ -11,7 +11,7 @@ use ca_core::csr::CsrError;
 use ca_core::dns::DnsError;
 use ca_core::excerpt::Excerpt;
 use ca_core::frontend::{
-    FrontEndError, FrontEndName, NameError, RateError, ScopeError, TermsError,
+    FrontEndError, FrontEndName, NameError, OverBudget, RateError, ScopeError, TermsError,
 };
 use ca_core::id::IdError;
 use ca_core::issuer::IssueError;
@@ -49,6 +49,9 @@ pub(crate) enum Failure {
     /// A front end may not have what it asks for.
     #[error(transparent)]
     Item(authorise::Refusal),
+    /// A front end asks for more than its record allows it.
+    #[error(transparent)]
+    OverBudget(OverBudget),
     /// A message with more items than one may have.
     #[error("a message has {0} items; 1024 are allowed")]
     TooManyItems(usize),
@@ -219,7 +222,11 @@ impl Failure {
 
     /// When it may help to ask again, if that is known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        let Self::Mint(_, error) = self else { return None };
+        let error = match self {
+            Self::OverBudget(OverBudget::Used { after }) => return Some(*after),
+            Self::Mint(_, error) => error,
+            _ => return None,
+        };
         match error {
             MintError::NotAdmitted(Refused::Full(again) | Refused::Budget(again)) => Some(*again),
             MintError::X509(IssueError::Sign(SignError::Busy { retry_after, .. }))
@@ -241,9 +248,8 @@ impl Failure {
                 | MintError::Jwt(TokenError::Sign(SignError::Busy { .. })),
             ) => Kind::Overload,
             _ if self.is_ours() => Kind::Failure,
-            Self::Item(
-                authorise::Refusal::ProfileNotGranted { .. } | authorise::Refusal::Policy(_),
-            ) => Kind::Policy,
+            Self::OverBudget(_) => Kind::Overload,
+            Self::Item(authorise::Refusal::Policy(_)) => Kind::Policy,
             Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) | Self::FrontEnd(_) => {
                 Kind::Policy
             }
@@ -272,6 +278,7 @@ impl Failure {
             | Self::Id(_)
             | Self::Refused(_)
             | Self::Item(_)
+            | Self::OverBudget(_)
             | Self::TooManyItems(_)
             | Self::InstanceId(_)
             | Self::Stopping
@@ -315,6 +322,13 @@ impl From<Failure> for Status {
             Failure::Id(reason) => invalid(format!("invalid SPIFFE ID: {reason}")),
             Failure::Refused(refusal) => refused(&refusal),
             Failure::Item(refusal) => invalid(refusal.to_string()),
+            Failure::OverBudget(_) => {
+                let text = failure.to_string();
+                match failure.retry_after() {
+                    Some(again) => pushed_back(Code::ResourceExhausted, text, again),
+                    None => Self::resource_exhausted(text),
+                }
+            }
             Failure::TooManyItems(_) | Failure::InstanceId(_) => invalid(failure.to_string()),
             Failure::Stopping => Self::unavailable(failure.to_string()),
             Failure::Mint(document, error) => not_minted(document, error),
@@ -403,10 +417,9 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::Id(reason) => format!("invalid SPIFFE ID: {reason}"),
         Refusal::AudienceMissing => format!("at least one audience is required: {refusal}"),
         Refusal::AudienceTooLong(_) => format!("audience is invalid: {refusal}"),
-        Refusal::Ttl(_) | Refusal::TtlTooLong(_) | Refusal::TtlBeyond { .. } => {
+        Refusal::Ttl(_) | Refusal::TtlBeyond { .. } => {
             format!("TTL is invalid: {refusal}")
         }
-        Refusal::Key(reason) => format!("key is invalid: {reason}"),
         Refusal::CsrOfOther { .. } => format!("CSR URI SAN is invalid: {refusal}"),
         Refusal::CsrRequired(_) | Refusal::DownstreamNames(_) | Refusal::ProfileNotOffered(_) => {
             refusal.to_string()

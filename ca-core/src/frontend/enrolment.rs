@@ -114,7 +114,10 @@ impl FrontEnd {
     }
 
     /// The front end with that key and these terms.
-    pub(crate) fn enrolled(
+    ///
+    /// # Errors
+    /// [`FrontEndError`], if what is there does not let it.
+    pub fn enrolled(
         before: Option<&Self>,
         enrolment: &Enrolment,
         key: &Certified,
@@ -153,7 +156,7 @@ impl FrontEnd {
         key: &Certified,
         now: Timestamp,
     ) -> Result<Self, FrontEndError> {
-        let known = self.admit_by(by, now)?;
+        let known = self.admit(by, now)?;
         let predecessor = known.renewed_from;
         let mut next = self.clone();
         next.keys.retain(|known| {

@@ -29,7 +29,6 @@ pub use self::terms::{Grants, KeyKinds, Terms, TermsError, Wanted};
 use crate::clock::Timestamp;
 use crate::excerpt::Excerpt;
 use crate::id::{SpiffeId, TrustDomain};
-use crate::key::PublicKey;
 use crate::serial::Serial;
 
 /// The life of a front end's SVID. It is renewed after half of that.
@@ -64,6 +63,12 @@ impl FrontEndName {
     /// The name as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same, shared.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<str> {
         &self.0
     }
 
@@ -168,16 +173,12 @@ impl FrontEnd {
         self.revision
     }
 
-    /// Whether whoever has shown an SVID for this name, and that it holds `key`, is this front end. The SVID is
-    /// verified elsewhere; this is the other half.
+    /// Whether whoever has shown an SVID for this name, and that it holds the key of that fingerprint (SHA-256 of its
+    /// `SubjectPublicKeyInfo`), is this front end. The SVID is verified elsewhere; this is the other half.
     ///
     /// # Errors
     /// [`NotAdmitted`] says why not.
-    pub fn admit(&self, key: &PublicKey, now: Timestamp) -> Result<&EnrolledKey, NotAdmitted> {
-        self.admit_by(key.fingerprint(), now)
-    }
-
-    fn admit_by(&self, key: &[u8; 32], now: Timestamp) -> Result<&EnrolledKey, NotAdmitted> {
+    pub fn admit(&self, key: &[u8; 32], now: Timestamp) -> Result<&EnrolledKey, NotAdmitted> {
         let name = || self.name.clone();
         if let Some(since) = self.withdrawn_at {
             return Err(NotAdmitted::Withdrawn { name: name(), since });

@@ -18,10 +18,11 @@ mod lane;
 pub mod metrics;
 mod stage;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join_all, join3};
+use futures_util::future::{Either, join_all, join3, select};
 use tokio::sync::oneshot;
 
 use crate::clock::{Clock, Timestamp};
@@ -144,7 +145,7 @@ impl Pipeline {
                 wishes.push(next.wish);
             }
             let order = Order { caller: caller.clone(), class, deadline };
-            pieces.push(Piece { tags, answer: lane.admit(wishes, &order, now) });
+            pieces.push(Piece { tags, deadline, answer: lane.admit(wishes, &order, now) });
         }
         pieces
     }
@@ -186,7 +187,7 @@ impl Pipeline {
         let (ttl, is_of_authority) = match wish {
             Wish::Jwt(_) => return &self.tokens,
             Wish::X509(grant) => (grant.ttl(), grant.profile().is_of_authority()),
-            Wish::Proven { names, .. } => (names.ttl(), false),
+            Wish::Proven { names, .. } => (names.ttl(), names.profile().is_of_authority()),
             Wish::Csr { ttl_seconds, .. } => {
                 let seconds = u64::try_from(*ttl_seconds).unwrap_or(0);
                 ((seconds > 0).then(|| Duration::from_secs(seconds)), false)
@@ -225,6 +226,7 @@ pub struct Asked<T> {
 #[derive(Debug)]
 pub struct Piece<T> {
     tags: Vec<T>,
+    deadline: Instant,
     answer: Result<Answer, admission::Refused>,
 }
 
@@ -235,10 +237,23 @@ impl<T> Piece<T> {
         self.tags.len()
     }
 
-    /// The answer of each.
-    pub async fn answers(self) -> Vec<(T, Result<Minted, MintError>)> {
+    /// When its answers are of no use any more.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The answer of each. They are late when `late` resolves, wherever they are by then: what is not signed is
+    /// dropped.
+    pub async fn answers(
+        self,
+        late: impl Future<Output = ()>,
+    ) -> Vec<(T, Result<Minted, MintError>)> {
         let given = match self.answer {
-            Ok(answer) => answer.await.map_err(|_| MintError::BrokenOff),
+            Ok(answer) => match select(answer, pin!(late)).await {
+                Either::Left((given, _)) => given.map_err(|_| MintError::BrokenOff),
+                Either::Right(_) => Err(admission::Refused::Late.into()),
+            },
             Err(refused) => Err(refused.into()),
         };
         let tags = self.tags.into_iter();

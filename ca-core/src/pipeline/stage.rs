@@ -24,8 +24,8 @@ pub enum Wish {
         /// Zero for the default.
         ttl_seconds: i32,
     },
-    /// The certificate of names that were granted, for the key of a CSR. It is verified when its turn has come, and
-    /// nothing else is taken from it.
+    /// The certificate of names that a front end was granted, for the key of a CSR. It is verified when its turn has
+    /// come, and nothing else is taken from it.
     Proven {
         /// DER.
         csr: bytes::Bytes,
@@ -66,7 +66,7 @@ impl Wish {
                 let csr = Csr::parse(&der)?.verify()?;
                 policy::mint_x509(round.trust_domain(), &csr, ttl_seconds)?
             }
-            Self::Proven { csr, names } => names.to(Csr::parse(&csr)?.verify()?.key),
+            Self::Proven { csr, names } => names.proven(Csr::parse(&csr)?.verify()?)?,
             Self::Jwt(grant) => return Ok(Prepared::Jwt(round.jwt(grant)?)),
         };
         Ok(Prepared::X509(round.x509(grant)?))

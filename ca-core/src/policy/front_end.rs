@@ -6,35 +6,15 @@ use super::{JwtGrant, Refusal, X509Grant, audience};
 use crate::csr::{Requested, VerifiedCsr, VerifiedKey};
 use crate::dns::DnsName;
 use crate::excerpt::Excerpt;
-use crate::frontend::{FrontEnd, FrontEndName, SVID_LIFE};
+use crate::frontend::{FrontEnd, FrontEndName, KeyKinds, SVID_LIFE};
 use crate::id::{SpiffeId, TrustDomain, WorkloadId};
 use crate::key::PublicKey;
 use crate::name::{Attribute, Name};
 use crate::profile::Profile;
 
-/// How it is known that whoever gets a certificate has its key.
-#[derive(Debug, Clone)]
-pub enum Possession {
-    /// By a CSR that this process has verified.
-    Csr(VerifiedCsr),
-    /// By the word of the front end, which has verified it.
-    Word(PublicKey),
-}
-
-impl Possession {
-    fn public_key(&self) -> &PublicKey {
-        match self {
-            Self::Csr(csr) => csr.key.public_key(),
-            Self::Word(key) => key,
-        }
-    }
-}
-
 /// A certificate for an ID that the front end names itself.
 #[derive(Debug, Clone)]
 pub struct NamedX509 {
-    /// For which key.
-    pub key: Possession,
     /// For which ID: that of a workload, or of the trust domain for a downstream CA.
     pub id: SpiffeId,
     /// The DNS names to put in, as texts that nobody has looked at. A CSR's own are not.
@@ -43,6 +23,19 @@ pub struct NamedX509 {
     pub ttl_seconds: u32,
     /// [`Profile::Workload`], or [`Profile::DownstreamCa`].
     pub profile: Profile,
+}
+
+/// The decision that whoever holds some key may have a certificate with this ID, of this kind, for this long. It
+/// becomes a grant when the key is known, and how that is known is as the front end's terms want it.
+#[derive(Debug)]
+pub struct NameGrant {
+    front_end: FrontEndName,
+    require_csr: bool,
+    key_kinds: KeyKinds,
+    id: SpiffeId,
+    profile: Profile,
+    dns_names: Vec<DnsName>,
+    ttl: Option<Duration>,
 }
 
 /// A token for an ID that the front end names itself.
@@ -56,46 +49,109 @@ pub struct NamedJwt {
     pub ttl_seconds: u32,
 }
 
-/// Decides on a certificate for an ID that a front end names. `usual_ttl` is the life of certificates for which no
-/// other is asked.
+/// Decides on a certificate for an ID that a front end names, before it is looked at its key. `usual_ttl` is the life
+/// of certificates for which no other is asked.
 ///
 /// # Errors
 /// [`Refusal`]: what has been asked for is beyond the front end's terms, or beyond what anybody may have.
-pub fn frontend_x509(
+pub fn frontend_names(
     front_end: &FrontEnd,
     trust_domain: &TrustDomain,
     wanted: NamedX509,
     usual_ttl: Duration,
-) -> Result<X509Grant, Refusal> {
+) -> Result<NameGrant, Refusal> {
     let ttl = named(front_end, wanted.ttl_seconds, usual_ttl)?;
-    let kind = wanted.key.public_key().kind();
-    if !front_end.terms().key_kinds().allow(kind) {
-        return Err(Refusal::KeyKind { front_end: front_end.name().clone(), kind });
-    }
-    let id = match wanted.profile {
-        Profile::Workload => workload(front_end, trust_domain, wanted.id)?,
-        Profile::DownstreamCa => return downstream(front_end, trust_domain, wanted, ttl),
+    let (id, dns_names) = match wanted.profile {
+        Profile::Workload => (
+            workload(front_end, trust_domain, wanted.id)?,
+            dns_names(front_end, &wanted.dns_names)?,
+        ),
+        Profile::DownstreamCa => (downstream(front_end, trust_domain, &wanted)?, Vec::new()),
         other => return Err(Refusal::ProfileNotOffered(other)),
     };
-    if let Possession::Csr(csr) = &wanted.key {
-        speaks_of(&csr.requested, &id)?;
-    }
-    let dns_names = dns_names(front_end, &wanted.dns_names)?;
-    Ok(X509Grant {
-        subject: super::subject(Name::empty(), &dns_names),
-        key: proven(front_end, wanted.key)?,
+    Ok(NameGrant {
+        front_end: front_end.name().clone(),
+        require_csr: front_end.terms().require_csr(),
+        key_kinds: *front_end.terms().key_kinds(),
         id,
-        profile: Profile::Workload,
+        profile: wanted.profile,
         dns_names,
         ttl,
     })
+}
+
+impl NameGrant {
+    /// For the key of a CSR, of which nothing else is taken.
+    ///
+    /// # Errors
+    /// [`Refusal::CsrOfOther`] or [`Refusal::KeyKind`].
+    pub fn proven(self, csr: VerifiedCsr) -> Result<X509Grant, Refusal> {
+        speaks_of(&csr.requested, &self.id)?;
+        self.to(csr.key)
+    }
+
+    /// For a key of which nothing is verified here but that it is one ([`PublicKey::from_spki`]): **the front end**
+    /// vouches that it has verified who holds it.
+    ///
+    /// If the word is false, somebody has an SVID for a key that is not theirs, and can do nothing with it; what a
+    /// front end could gain is to make a holder of that key look like another workload.
+    ///
+    /// # Errors
+    /// [`Refusal::CsrRequired`], [`Refusal::KeyKind`].
+    pub fn vouched(self, key: PublicKey) -> Result<X509Grant, Refusal> {
+        if self.require_csr {
+            return Err(Refusal::CsrRequired(self.front_end));
+        }
+        self.to(VerifiedKey::vouched(key))
+    }
+
+    fn to(self, key: VerifiedKey) -> Result<X509Grant, Refusal> {
+        let kind = key.public_key().kind();
+        if !self.key_kinds.allow(kind) {
+            return Err(Refusal::KeyKind { front_end: self.front_end, kind });
+        }
+        let Self { id, profile, dns_names, ttl, .. } = self;
+        let subject = if profile.is_ca() {
+            // No two CAs share a name: verifiers that look issuers up by name would try each of them.
+            let number = key.public_key().key_id().to_string();
+            let subject = Name::from_attributes(&[(Attribute::SerialNumber, &number)]);
+            subject.expect("40 hexadecimal digits are a printable text")
+        } else {
+            super::subject(Name::empty(), &dns_names)
+        };
+        Ok(X509Grant { id, key, profile, dns_names, subject, ttl })
+    }
+
+    /// The ID that the certificate will name.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The kind of certificate.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// How long it is to live, if not as long as usual.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    /// Bytes that it holds beside itself, about.
+    pub(crate) fn size(&self) -> usize {
+        let names: usize = self.dns_names.iter().map(|name| 32 + name.as_str().len()).sum();
+        self.id.as_str().len() + names
+    }
 }
 
 /// Decides on a token for an ID that a front end names. `usual_ttl` is the life of tokens for which no other is
 /// asked.
 ///
 /// # Errors
-/// As [`frontend_x509`]; and [`Refusal::AudienceMissing`] or [`Refusal::AudienceTooLong`].
+/// As [`frontend_names`]; and [`Refusal::AudienceMissing`] or [`Refusal::AudienceTooLong`].
 pub fn frontend_jwt(
     front_end: &FrontEnd,
     trust_domain: &TrustDomain,
@@ -134,25 +190,15 @@ pub fn frontend_svid(
 fn downstream(
     front_end: &FrontEnd,
     trust_domain: &TrustDomain,
-    wanted: NamedX509,
-    ttl: Option<Duration>,
-) -> Result<X509Grant, Refusal> {
+    wanted: &NamedX509,
+) -> Result<SpiffeId, Refusal> {
     if !front_end.terms().grants().downstream {
         return Err(Refusal::DownstreamNotGranted(front_end.name().clone()));
     }
     if wanted.id != trust_domain.id() || !wanted.dns_names.is_empty() {
         return Err(Refusal::DownstreamNames(trust_domain.id()));
     }
-    if let Possession::Csr(csr) = &wanted.key {
-        speaks_of(&csr.requested, &wanted.id)?;
-    }
-    let key = proven(front_end, wanted.key)?;
-    // No two CAs share a name: verifiers that look issuers up by name would try each of them.
-    let number = key.public_key().key_id().to_string();
-    let subject = Name::from_attributes(&[(Attribute::SerialNumber, &number)]);
-    let subject = subject.expect("40 hexadecimal digits are a printable text");
-    let (id, profile) = (wanted.id, Profile::DownstreamCa);
-    Ok(X509Grant { id, key, profile, dns_names: Vec::new(), subject, ttl })
+    Ok(trust_domain.id())
 }
 
 /// Whether it may name IDs at all, and how long what it asks for may live.
@@ -212,14 +258,6 @@ fn speaks_of(requested: &Requested, id: &SpiffeId) -> Result<(), Refusal> {
             Err(Refusal::CsrOfOther { csr: Excerpt::of(uri), id: Excerpt::of(id.as_str()) })
         }
         None => Ok(()),
-    }
-}
-
-fn proven(front_end: &FrontEnd, possession: Possession) -> Result<VerifiedKey, Refusal> {
-    match possession {
-        Possession::Csr(csr) => Ok(csr.key),
-        Possession::Word(key) => VerifiedKey::on_the_word_of(front_end, key)
-            .ok_or_else(|| Refusal::CsrRequired(front_end.name().clone())),
     }
 }
 

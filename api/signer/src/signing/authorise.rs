@@ -1,8 +1,13 @@
-//! Whether a front end may have what it asks for: one function, asked for each item.
+//! Whether a front end may have what it asks for: one function, asked for each item. It reads the item;
+//! [`policy`] decides by the front end's record.
 
+use bytes::Bytes;
+use ca_core::csr::LONGEST_CSR;
+use ca_core::id::SpiffeId;
 use ca_core::key::{PublicKey, PublicKeyError};
 use ca_core::pipeline::Wish;
-use ca_core::policy::{self, NameGrant};
+use ca_core::policy::{self, NameGrant, frontend_jwt, frontend_names};
+use ca_core::profile;
 use mintmark_proto::signing::v1::{JwtItem, NamedX509, Profile, X509Item, jwt_item, x509_item};
 use thiserror::Error;
 
@@ -26,6 +31,9 @@ pub enum Refusal {
     /// The key cannot be read, or is not accepted.
     #[error("SPKI: {0}")]
     Key(#[from] PublicKeyError),
+    /// A CSR that is longer than any of use.
+    #[error("the CSR has {0} bytes; {LONGEST_CSR} are allowed")]
+    CsrTooLong(usize),
     /// An item that names nobody, or in a form that is not known here.
     #[error("the item names no subject; give a path")]
     SubjectMissing,
@@ -35,15 +43,7 @@ pub enum Refusal {
     /// A kind of certificate that is not known here.
     #[error("{0} is no kind of certificate that this signer knows")]
     ProfileUnknown(i32),
-    /// A kind of certificate that this front end may not have.
-    #[error("front end {front_end} has no grant for certificates of kind {profile}")]
-    ProfileNotGranted {
-        /// Who asks.
-        front_end: String,
-        /// What for.
-        profile: &'static str,
-    },
-    /// What the domain's policy says no to.
+    /// What policy says no to.
     #[error(transparent)]
     Policy(#[from] policy::Refusal),
 }
@@ -61,28 +61,32 @@ pub fn authorise(front_end: &FrontEndView, item: Item) -> Result<Wish, Refusal> 
 
 fn x509(front_end: &FrontEndView, item: X509Item) -> Result<Wish, Refusal> {
     let names = match item.subject.ok_or(Refusal::SubjectMissing)? {
-        x509_item::Subject::Named(named) => names(front_end, &named)?,
+        x509_item::Subject::Named(named) => names(front_end, named)?,
         x509_item::Subject::Entry(_) => return Err(Refusal::EntryNotOffered),
     };
     match item.key.ok_or(Refusal::KeyMissing)? {
         x509_item::Key::Spki(spki) => Ok(Wish::X509(names.vouched(PublicKey::from_spki(&spki)?)?)),
-        x509_item::Key::Csr(csr) => Ok(Wish::Proven { csr, names }),
+        x509_item::Key::Csr(csr) if csr.len() > LONGEST_CSR => Err(Refusal::CsrTooLong(csr.len())),
+        // In memory of its own: what waits in the queue must not keep the whole message that it came in.
+        x509_item::Key::Csr(csr) => Ok(Wish::Proven { csr: Bytes::copy_from_slice(&csr), names }),
     }
 }
 
-fn names(front_end: &FrontEndView, named: &NamedX509) -> Result<NameGrant, Refusal> {
-    let not_granted = |profile| {
-        Err(Refusal::ProfileNotGranted { front_end: front_end.name.to_string(), profile })
-    };
-    match Profile::try_from(named.profile) {
-        Ok(Profile::Unspecified | Profile::Workload) => {}
-        Ok(Profile::Agent) => return not_granted("agent"),
-        Ok(Profile::DownstreamCa) => return not_granted("downstream-ca"),
+fn names(front_end: &FrontEndView, named: NamedX509) -> Result<NameGrant, Refusal> {
+    let profile = match Profile::try_from(named.profile) {
+        Ok(Profile::Unspecified | Profile::Workload) => profile::Profile::Workload,
+        Ok(Profile::Agent) => profile::Profile::Agent,
+        Ok(Profile::DownstreamCa) => profile::Profile::DownstreamCa,
         Err(_) => return Err(Refusal::ProfileUnknown(named.profile)),
-    }
-    let dns_names = named.dns_names.iter().map(String::as_str);
-    let domain = &front_end.trust_domain;
-    Ok(policy::front_end_names(domain, &named.path, dns_names, named.ttl_seconds)?)
+    };
+    let wanted = policy::NamedX509 {
+        id: id(front_end, &named.path)?,
+        dns_names: named.dns_names,
+        ttl_seconds: named.ttl_seconds,
+        profile,
+    };
+    let (record, domain) = (&front_end.record, &front_end.trust_domain);
+    Ok(frontend_names(record, domain, wanted, front_end.usual.x509)?)
 }
 
 fn jwt(front_end: &FrontEndView, item: JwtItem) -> Result<Wish, Refusal> {
@@ -90,6 +94,15 @@ fn jwt(front_end: &FrontEndView, item: JwtItem) -> Result<Wish, Refusal> {
         jwt_item::Subject::Named(named) => named,
         jwt_item::Subject::Entry(_) => return Err(Refusal::EntryNotOffered),
     };
-    let (domain, ttl) = (&front_end.trust_domain, named.ttl_seconds);
-    Ok(Wish::Jwt(policy::front_end_jwt(domain, &named.path, item.audience, ttl)?))
+    let wanted = policy::NamedJwt {
+        id: id(front_end, &named.path)?,
+        audience: item.audience,
+        ttl_seconds: named.ttl_seconds,
+    };
+    let (record, domain) = (&front_end.record, &front_end.trust_domain);
+    Ok(Wish::Jwt(frontend_jwt(record, domain, wanted, front_end.usual.jwt)?))
+}
+
+fn id(front_end: &FrontEndView, path: &str) -> Result<SpiffeId, policy::Refusal> {
+    SpiffeId::from_parts(front_end.trust_domain.name(), path).map_err(policy::Refusal::Id)
 }

@@ -22,8 +22,8 @@ use super::places::{Place, Places};
 use super::seat::{Room, Seat};
 use crate::audit::Audit;
 
-/// Most streams at once on one connection; a further one is refused.
-const MOST_STREAMS: u32 = 64;
+/// Most streams at once on one connection; a further one is refused. Each may hold a message that is not whole yet.
+const MOST_STREAMS: u32 = 8;
 /// So much of a stream, and of all streams of a connection, may be on its way to us.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;

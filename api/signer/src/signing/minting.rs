@@ -147,15 +147,25 @@ impl Minting {
         self.end = Some(status);
     }
 
+    /// Ends the stream for what the peer has sent.
+    fn broken(&mut self, failure: Failure) {
+        let caller = self.caller.clone().unwrap_or_else(|| Caller::FrontEnd {
+            name: Arc::clone(self.seat.front_end.record.name().shared()),
+            instance: Arc::default(),
+        });
+        self.workshop.audit.refused(&caller, "Mint stream", || None, &failure, Instant::now());
+        self.read_no_more(failure.into());
+    }
+
     /// Admits what may be, and answers the rest.
     fn asked(&mut self, request: MintRequest) {
         let items = request.x509.len() + request.jwt.len();
         if items > MOST_ITEMS {
-            return self.read_no_more(Failure::TooManyItems(items).into());
+            return self.broken(Failure::TooManyItems(items));
         }
         let caller = match self.caller(&request) {
             Ok(caller) => caller,
-            Err(failure) => return self.read_no_more(failure.into()),
+            Err(failure) => return self.broken(failure),
         };
         let now = Instant::now();
         let mut asked = Vec::with_capacity(items);
@@ -186,7 +196,7 @@ impl Minting {
         if instance.len() > LONGEST_INSTANCE || !instance.bytes().all(is_of_it) {
             return Err(Failure::InstanceId(Excerpt::of(instance)));
         }
-        let name = Arc::clone(&self.seat.front_end.name);
+        let name = Arc::clone(self.seat.front_end.record.name().shared());
         let caller = Caller::FrontEnd { name, instance: instance.into() };
         Ok(self.caller.insert(caller).clone())
     }
@@ -202,14 +212,19 @@ impl Minting {
             Item::X509(_) => Document::X509Svid,
             Item::Jwt(_) => Document::JwtSvid,
         };
-        match authorise(&self.seat.front_end, item) {
-            Ok(wish) => {
-                let tag = Tag { request_id, document, id: id_of(&wish) };
-                Some(Asked { tag, wish, class, deadline })
-            }
+        let wish = match authorise(&self.seat.front_end, item) {
+            Ok(wish) => wish,
             Err(refusal) => {
                 let tag = Tag { request_id, document, id: None };
                 self.failed(tag, Failure::Item(refusal), caller);
+                return None;
+            }
+        };
+        let tag = Tag { request_id, document, id: id_of(&wish) };
+        match self.seat.front_end.budgets.take(class, 1, Instant::now()) {
+            Ok(()) => Some(Asked { tag, wish, class, deadline }),
+            Err(over) => {
+                self.failed(tag, Failure::OverBudget(over), caller);
                 None
             }
         }
@@ -257,7 +272,8 @@ impl Minting {
 
 /// The answers of a piece, which has room until then.
 async fn answers(piece: Piece<Tag>, room: Taken) -> Answers {
-    let answers = piece.answers().await;
+    let late = tokio::time::sleep_until(piece.deadline().into());
+    let answers = piece.answers(late).await;
     drop(room);
     answers
 }

@@ -37,15 +37,17 @@ use crate::own_identity::{OwnIdentity, OwnIdentityError};
 use crate::services::not_offered;
 use connection::Hall;
 use follow::Following;
-pub use gate::{Admitted, FrontEndView, Gate, Refused};
+pub use gate::{Admitted, FrontEndView, Gate, Refused, UsualLives, by_records};
 use minting::{Minting, Workshop};
 use places::Places;
 use seat::Seat;
 
-/// Largest message in bytes.
-const LARGEST_MESSAGE: usize = 4 << 20;
-/// How long what was admitted may take to be answered once the listener stops.
-const GRACE: Duration = Duration::from_secs(10);
+/// Largest message in bytes: as many items as one may have, with a CSR of a kilobyte each.
+const LARGEST_MESSAGE: usize = 1 << 20;
+/// Largest message of answers: what clients take without being told otherwise.
+const LARGEST_ANSWER: usize = 4 << 20;
+/// How long what was admitted may take to be answered once the listener stops: a little longer than a mint may take.
+const GRACE: Duration = Duration::from_secs(25);
 /// How long to wait after a failed accept: it fails again at once while the process is out of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -208,7 +210,7 @@ fn hall(
     let signing = Signing { workshop: Arc::new(workshop), bundle };
     let signing = SigningServer::new(signing)
         .max_decoding_message_size(LARGEST_MESSAGE)
-        .max_encoding_message_size(LARGEST_MESSAGE);
+        .max_encoding_message_size(LARGEST_ANSWER);
     let routes = Routes::from(Routes::new(signing).into_axum_router().fallback(not_offered));
     let audit = Arc::clone(audit);
     let items = limits.items_of_a_connection;

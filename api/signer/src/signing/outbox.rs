@@ -122,6 +122,7 @@ fn code(failure: &Failure) -> Code {
             Refused::Late => Code::Late,
             Refused::Closed => Code::Stopping,
         },
+        Failure::OverBudget(_) => Code::Budget,
         Failure::Mint(_, MintError::Log(LogError::Closed)) => Code::Stopping,
         failure if failure.is_not_offered() => Code::NotOffered,
         failure => match failure.kind() {

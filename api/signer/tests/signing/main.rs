@@ -8,6 +8,7 @@ mod stage;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ca_core::frontend::{PathScope, Wanted};
 use ca_core::log::{Caller, Document};
 use mintmark_proto::control::v1::ReportRequest;
 use mintmark_proto::control::v1::control_client::ControlClient;
@@ -170,7 +171,7 @@ async fn the_signers_own_certificate_is_logged_like_any_other() {
 #[tokio::test]
 async fn many_messages_of_many_streams_are_answered_each_once() {
     let stage = Stage::start().await;
-    let channel = stage.channel(stage.front_end()).await.unwrap();
+    let channel = stage.channel(stage.front_end().await).await.unwrap();
     let streams = (0..4).map(|stream| {
         let messages: Vec<_> = (0..5)
             .map(|message| {
@@ -199,11 +200,14 @@ async fn a_message_of_too_many_items_ends_its_stream() {
     assert!(error.message().contains("1025 items"), "{error}");
     let request = MintRequest { instance_id: "a b".into(), ..batch(vec![x509(1, "/a")]) };
     assert_eq!(stage.mint(request).await.unwrap_err().code(), Code::InvalidArgument);
+    let lines = stage.log_text();
+    assert!(lines.contains("1025 items") && lines.contains("no name of an instance"), "{lines}");
 }
 
 #[tokio::test]
 async fn who_is_not_let_in_is_written_down_by_the_rule() {
     let stage = Stage::start().await;
+    stage.front_end().await;
     let ended = {
         let mut params = leaf(FRONT_END);
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
@@ -213,11 +217,11 @@ async fn who_is_not_let_in_is_written_down_by_the_rule() {
     let mut two = leaf(FRONT_END);
     two.subject_alt_names.extend(leaf("spiffe://signer.test/b").subject_alt_names);
     for (params, reason) in [
-        (leaf("spiffe://signer.test/frontend/one"), "is no front end"),
-        (leaf("spiffe://signer.test/mintmark/frontend/two"), "is no front end"),
+        (leaf("spiffe://signer.test/frontend/one"), "/frontend/one is the ID of no front end"),
+        (leaf("spiffe://signer.test/mintmark/frontend/two"), "there is no front end two"),
         (leaf("spiffe://other.test/mintmark/frontend/one"), "is of another trust domain"),
         // The name of one that is enrolled, and another key.
-        (leaf(FRONT_END), "holds another key than the enrolled one"),
+        (leaf(FRONT_END), "the key is not enrolled for front end one"),
         (two, "has 2 URI names"),
         (ended, "has ended at 2020-01-01"),
     ] {
@@ -243,7 +247,7 @@ async fn one_peer_has_so_many_connections_and_no_more() {
     let stage = Stage::start_with(limits).await;
     let mut kept = Vec::new();
     for at in 0..3 {
-        let channel = stage.channel(stage.front_end()).await;
+        let channel = stage.channel(stage.front_end().await).await;
         let minted = match &channel {
             Ok(channel) => {
                 stage::mint_over(channel.clone(), vec![batch(vec![x509(1, "/a")])]).await.is_ok()
@@ -262,10 +266,88 @@ async fn a_front_end_that_is_withdrawn_is_cut_off_with_its_streams() {
     let (requests, mut answers) = stage.open().await;
     requests.send(batch(vec![x509(1, "/a")])).await.unwrap();
     assert_eq!(answers.message().await.unwrap().unwrap().x509.len(), 1);
-    stage.withdraw();
+    stage.withdraw().await;
     assert!(answers.message().await.is_err());
-    assert!(stage.mint(batch(vec![x509(2, "/a")])).await.is_err(), "nor does it come back");
+    let again = stage.mint_as(stage.issue(leaf(FRONT_END)), batch(vec![x509(2, "/a")])).await;
+    assert!(again.is_err(), "nor does it come back");
     assert!(stage.log_text().contains("front end one was withdrawn"));
+}
+
+#[tokio::test]
+async fn a_deadline_holds_while_the_log_is_waited_for() {
+    let stage = Stage::start().await;
+    stage.log.hold();
+    let item = X509Item { deadline_ms: 200, ..x509(1, "/a") };
+    let outcomes = outcomes(&stage.mint(batch(vec![item])).await.unwrap());
+    assert_eq!(outcomes[&1], Err(Why::Late));
+    stage.log.release();
+}
+
+#[tokio::test]
+async fn a_front_end_gets_what_its_record_says_and_nothing_else() {
+    let stage = Stage::start().await;
+    let shown = stage.issue(leaf(FRONT_END));
+    let terms = |wanted: &mut Wanted| {
+        wanted.path_scopes = vec![PathScope::parse("/ns/prod").unwrap()];
+        wanted.require_csr = true;
+        wanted.max_ttl = Duration::from_secs(60);
+        wanted.rates.total = Some("1/4".parse().unwrap());
+    };
+    stage.enrol_on(&shown, terms).await;
+    let with_csr = |request_id, path: &str| X509Item {
+        key: Some(x509_item::Key::Csr(csr().into())),
+        ..x509(request_id, path)
+    };
+    let mut long = with_csr(3, "/ns/prod/web");
+    if let Some(x509_item::Subject::Named(named)) = &mut long.subject {
+        named.ttl_seconds = 61;
+    }
+    let wide = X509Item {
+        key: Some(x509_item::Key::Csr(vec![0x30; 17_000].into())),
+        ..x509(5, "/ns/prod")
+    };
+    let mut items = vec![
+        with_csr(0, "/ns/prod/web"),
+        with_csr(1, "/ns/production"),
+        x509(2, "/ns/prod/web"),
+        long,
+        wide,
+    ];
+    // A budget of four at once: what was refused has not used it.
+    items.extend((10..14).map(|request_id| with_csr(request_id, "/ns/prod/db")));
+    let outcomes = outcomes(&stage.mint_as(shown, batch(items)).await.unwrap());
+    for minted in [0, 10, 11, 12] {
+        assert!(outcomes[&minted].is_ok(), "{minted}: {:?}", outcomes[&minted]);
+    }
+    for (refused, why) in [
+        (1, Why::Refused),
+        (2, Why::Refused),
+        (3, Why::Refused),
+        (5, Why::Malformed),
+        (13, Why::Budget),
+    ] {
+        assert_eq!(outcomes[&refused], Err(why), "{refused}");
+    }
+    let lines = stage.log_text();
+    for reason in
+        ["outside the path scopes", "has to send CSRs", "longer than the 60 s", "budget is used up"]
+    {
+        assert!(lines.contains(reason), "{reason}: {lines}");
+    }
+}
+
+#[tokio::test]
+async fn other_terms_end_a_connection_and_another_instance_does_not() {
+    let stage = Stage::start().await;
+    let (requests, mut answers) = stage.open().await;
+    requests.send(batch(vec![x509(1, "/a")])).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().x509.len(), 1);
+    let other = stage.front_end().await;
+    requests.send(batch(vec![x509(2, "/a")])).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().x509.len(), 1, "on the same stream");
+    stage.enrol_on(&other, |wanted| wanted.require_csr = true).await;
+    assert!(answers.message().await.is_err());
+    assert!(stage.log_text().contains("has other terms now"));
 }
 
 #[tokio::test]
@@ -274,7 +356,7 @@ async fn a_connection_ends_with_the_certificate_of_its_peer() {
     let mut params = leaf(FRONT_END);
     stage::ends_after(&mut params, Duration::from_secs(3));
     let credential = stage.issue(params);
-    stage.enrol(&credential);
+    stage.enrol(&credential).await;
     let channel = stage.channel(credential).await.unwrap();
     // Ten seconds before its end it is told so, which is now.
     let (_requests, mut answers) = stage::open_over(channel.clone()).await.unwrap();
@@ -308,7 +390,7 @@ async fn what_was_admitted_is_answered_when_the_listener_stops() {
     assert_eq!(outcomes.len(), 100);
     assert!(outcomes.values().all(Result::is_ok));
     stage.stopped().await.unwrap();
-    assert!(stage.channel(stage.front_end()).await.is_err(), "nobody listens");
+    assert!(stage.channel(stage.front_end().await).await.is_err(), "nobody listens");
 }
 
 #[tokio::test]
@@ -348,7 +430,7 @@ async fn an_item_whose_deadline_passes_is_answered_so() {
 #[tokio::test]
 async fn the_bundle_is_told_at_once_and_when_it_changes() {
     let stage = Stage::start().await;
-    let channel = stage.channel(stage.front_end()).await.unwrap();
+    let channel = stage.channel(stage.front_end().await).await.unwrap();
     let mut client = stage::client(channel);
     let mut events = client.follow(FollowRequest::default()).await.unwrap().into_inner();
     let mut next = async || events.message().await.unwrap().unwrap().event.unwrap();
@@ -379,7 +461,7 @@ async fn an_authority_that_leaves_the_bundle_vouches_for_nobody() {
 #[tokio::test]
 async fn what_is_not_there_yet_is_said_to_be_not_offered() {
     let stage = Stage::start().await;
-    let channel = stage.channel(stage.front_end()).await.unwrap();
+    let channel = stage.channel(stage.front_end().await).await.unwrap();
     let error = ControlClient::new(channel).report(ReportRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented, "{error}");
 }
@@ -387,7 +469,7 @@ async fn what_is_not_there_yet_is_said_to_be_not_offered() {
 #[tokio::test]
 async fn an_endless_header_block_ends_its_connection() {
     let stage = Stage::start().await;
-    let mut peer = stage.raw(stage.front_end()).await;
+    let mut peer = stage.raw(stage.front_end().await).await;
     let sent = peer.endless_headers(64 << 20).await;
     assert!(sent < 8 << 20, "{sent} bytes were taken");
     stage.mint(batch(vec![x509(1, "/a")])).await.unwrap();
@@ -396,7 +478,7 @@ async fn an_endless_header_block_ends_its_connection() {
 #[tokio::test]
 async fn ten_thousand_idle_streams_are_few() {
     let stage = Stage::start().await;
-    let mut peer = stage.raw(stage.front_end()).await;
+    let mut peer = stage.raw(stage.front_end().await).await;
     let refused = peer.idle_streams(10_000).await;
     assert!(refused, "streams beyond the bound are refused, or the connection ends");
     stage.mint(batch(vec![x509(1, "/a")])).await.unwrap();

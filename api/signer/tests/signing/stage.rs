@@ -1,6 +1,5 @@
 //! A signing listener with keys in memory, and front ends whose certificates another CA of its bundle has made.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +10,9 @@ use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject, KeyCre
 use ca_core::bundle::Bundle;
 use ca_core::certificate::CaCertificate;
 use ca_core::clock::{Clock as _, SystemClock, Timestamp};
+use ca_core::frontend::{
+    Certified, Enrolment, Existing, FrontEndName, FrontEnds, Grants, PathScope, Terms, Wanted,
+};
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
 use ca_core::issuing::IssuingMode;
@@ -20,7 +22,7 @@ use ca_core::mint::Mint;
 use ca_core::pipeline::Pipeline;
 use ca_core::pipeline::admission::Bounds;
 use ca_core::pipeline::metrics::PipelineMetrics;
-use ca_core::serial::RandomSerials;
+use ca_core::serial::{RandomSerials, SerialSource as _};
 use ca_core::store::Embedded;
 use ca_core::token::TokenSettings;
 use futures_util::FutureExt as _;
@@ -28,7 +30,7 @@ use hyper_util::rt::TokioIo;
 use keymanager::SoftwareStore;
 use mintmark_proto::signing::v1::signing_client::SigningClient;
 use mintmark_proto::signing::v1::{MintRequest, MintResponse};
-use mintmark_signer::signing::{Admitted, FrontEndView, Gate, Limits, Refused};
+use mintmark_signer::signing::{Admitted, Gate, Limits, by_records};
 use mintmark_signer::{ServiceMetrics, SigningError, SigningListener, SigningServices};
 use mintmark_transport::{Connector, Credential, Identity, Peer, Trust};
 use prometheus_client::encoding::text::encode;
@@ -77,43 +79,52 @@ pub(crate) struct Stage {
     _guard: DefaultGuard,
 }
 
-/// Stands in for the records of front ends.
+/// The records of front ends, and how many connections they have ended.
 #[derive(Clone)]
 struct Records {
-    enrolled: Arc<Mutex<HashMap<[u8; 32], ()>>>,
-    withdrawn: watch::Sender<bool>,
+    front_ends: Arc<FrontEnds>,
     ended: Arc<AtomicUsize>,
 }
 
 impl Records {
-    fn gate(&self) -> Gate {
-        let records = self.clone();
-        Arc::new(move |peer: &Peer| records.admit(peer))
+    async fn new() -> Self {
+        let store = Arc::new(Embedded::in_memory().unwrap());
+        Self { front_ends: FrontEnds::load(store).await.unwrap(), ended: Arc::default() }
     }
 
-    fn admit(&self, peer: &Peer) -> Result<Admitted, Refused> {
-        if peer.id.as_str() != FRONT_END {
-            return Err(Refused(format!("{} is no front end", peer.id.as_str())));
-        }
-        if *self.withdrawn.borrow() {
-            return Err(Refused("front end one was withdrawn".to_owned()));
-        }
-        if !self.enrolled.lock().unwrap().contains_key(&peer.key_fingerprint) {
-            return Err(Refused(
-                "front end one holds another key than the enrolled one".to_owned(),
-            ));
-        }
-        let mut withdrawn = self.withdrawn.subscribe();
-        let count = Counts(self.ended.clone());
-        let until = async move {
-            let _count = count;
-            drop(withdrawn.wait_for(|withdrawn| *withdrawn).await);
-            "front end one was withdrawn".to_owned()
-        };
-        let trust_domain = TrustDomain::parse(TRUST_DOMAIN).unwrap();
-        let front_end = FrontEndView { name: "one".into(), trust_domain };
-        Ok(Admitted { front_end, until: until.boxed() })
+    fn gate(&self, mint: &Mint) -> Gate {
+        let admit = by_records(self.front_ends.clone(), mint, Arc::new(SystemClock));
+        let ended = self.ended.clone();
+        Arc::new(move |peer: &Peer| {
+            let Admitted { front_end, until } = admit(peer)?;
+            let count = Counts(ended.clone());
+            let until = async move {
+                let _count = count;
+                until.await
+            };
+            Ok(Admitted { front_end, until: until.boxed() })
+        })
     }
+
+    async fn enroll(&self, fingerprint: [u8; 32], change: impl FnOnce(&mut Wanted)) {
+        let mut wanted = Wanted {
+            path_scopes: vec![PathScope::parse("/").unwrap()],
+            grants: Grants { named: true, ..Grants::default() },
+            ..Wanted::default()
+        };
+        change(&mut wanted);
+        let terms = Terms::new(wanted).unwrap();
+        let existing = Existing { replace: true, again: false };
+        let enrolment = Enrolment { name: name(), terms, existing };
+        let serial = RandomSerials::new().next().unwrap();
+        let not_after = SystemClock.now().plus(Duration::from_secs(3600));
+        let key = Certified { fingerprint, serial, not_after };
+        self.front_ends.enroll(&enrolment, &key, SystemClock.now()).await.unwrap();
+    }
+}
+
+fn name() -> FrontEndName {
+    FrontEndName::parse("one").unwrap()
 }
 
 /// Counts its end.
@@ -163,15 +174,11 @@ impl Stage {
         let clock = Arc::new(SystemClock);
         let pipeline =
             Pipeline::new(Arc::new(mint), bounds, clock.clone(), counted.clone()).unwrap();
-        let records = Records {
-            enrolled: Arc::default(),
-            withdrawn: watch::channel(false).0,
-            ended: Arc::default(),
-        };
+        let records = Records::new().await;
         let services = SigningServices {
             pipeline: pipeline.clone(),
             clock,
-            gate: records.gate(),
+            gate: records.gate(pipeline.mint()),
             bundle: follow,
             metrics: ServiceMetrics::default(),
             limits,
@@ -216,19 +223,24 @@ impl Stage {
         Shown { credential: Credential::new(chain, key).unwrap(), fingerprint }
     }
 
-    pub(crate) fn enrol(&self, shown: &Shown) {
-        self.records.enrolled.lock().unwrap().insert(shown.fingerprint, ());
+    pub(crate) async fn enrol(&self, shown: &Shown) {
+        self.enrol_on(shown, |_| {}).await;
+    }
+
+    /// Enrols a key, and gives its front end other terms than naming any workload.
+    pub(crate) async fn enrol_on(&self, shown: &Shown, change: impl FnOnce(&mut Wanted)) {
+        self.records.enroll(shown.fingerprint, change).await;
     }
 
     /// A front end that is enrolled.
-    pub(crate) fn front_end(&self) -> Shown {
+    pub(crate) async fn front_end(&self) -> Shown {
         let shown = self.issue(leaf(FRONT_END));
-        self.enrol(&shown);
+        self.enrol(&shown).await;
         shown
     }
 
-    pub(crate) fn withdraw(&self) {
-        self.records.withdrawn.send_replace(true);
+    pub(crate) async fn withdraw(&self) {
+        self.records.front_ends.withdraw(&name(), SystemClock.now()).await.unwrap();
     }
 
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Bundle)) {
@@ -282,11 +294,11 @@ impl Stage {
 
     /// A `Mint` stream of a front end that is enrolled, on a connection of its own.
     pub(crate) async fn open(&self) -> (mpsc::Sender<MintRequest>, Streaming<MintResponse>) {
-        open_over(self.channel(self.front_end()).await.unwrap()).await.unwrap()
+        open_over(self.channel(self.front_end().await).await.unwrap()).await.unwrap()
     }
 
     pub(crate) async fn mint(&self, request: MintRequest) -> Result<Vec<MintResponse>, Status> {
-        self.mint_as(self.front_end(), request).await
+        self.mint_as(self.front_end().await, request).await
     }
 
     pub(crate) async fn mint_as(
