@@ -10,10 +10,10 @@ use ca_core::csr::Csr;
 use mintmark_proto::admin::v1 as wire;
 use serde::Serialize;
 
-use crate::certificate::{self, CertificateView};
+use crate::certificate::CertificateView;
 use crate::cli::{EnrollFrontEnd, Frontend, Output, Ttl};
 use crate::client::AdminClient;
-use crate::command::x509::{read_request, unproven};
+use crate::command::x509::{certifies, has_place, read_request, unproven};
 use crate::config::Period;
 use crate::delivery::{Delivered, Delivery, PrivateKey};
 use crate::exit::Failure;
@@ -50,10 +50,7 @@ async fn enroll(
     clock: &dyn Clock,
     screen: &mut Screen<'_>,
 ) -> Result<(), Failure> {
-    if arguments.write.is_none() && screen.form() == Output::Table {
-        let advice = "say where the files go with --write DIR, or print them with --output json";
-        return Err(Failure::Usage(advice.to_owned()));
-    }
+    has_place(arguments.write.as_deref(), screen)?;
     let file = arguments.csr.as_deref();
     let given = file.map(read_request).transpose()?;
     let client = AdminClient::connect(socket).await?;
@@ -67,11 +64,7 @@ async fn enroll(
 
     let answer = client.enroll_front_end(request(&arguments, csr)).await?;
     let leaf = answer.cert_chain.first().map_or(&[][..], |leaf| &leaf[..]);
-    if certificate::public_key(leaf).map_err(Failure::failed)? != proven.key.public_key().spki() {
-        return Err(Failure::failed(
-            "the server's certificate is for another key; nothing is kept",
-        ));
-    }
+    certifies(leaf, proven.key.public_key())?;
     let svid = answer.cert_chain.iter().map(|der| certificate_pem(der)).collect();
     let delivery = Delivery { svid, bundle: bundle.pem(), key };
     let certificate = CertificateView::of(leaf, clock.now()).map_err(Failure::failed)?;

@@ -6,6 +6,7 @@ use ca_core::bundle::certificate_pem;
 use ca_core::clock::Clock;
 use ca_core::csr::{Csr, CsrError};
 use ca_core::dns::DnsName;
+use ca_core::key::PublicKey;
 use serde::Serialize;
 
 use crate::certificate::{self, CertificateView};
@@ -24,10 +25,7 @@ pub(super) async fn mint(
     clock: &dyn Clock,
     screen: &mut Screen<'_>,
 ) -> Result<(), Failure> {
-    if arguments.write.is_none() && screen.form() == Output::Table {
-        let advice = "say where the files go with --write DIR, or print them with --output json";
-        return Err(Failure::Usage(advice.to_owned()));
-    }
+    has_place(arguments.write.as_deref(), screen)?;
     let (csr, key) = request(&arguments)?;
     let proven = Csr::parse(&csr)
         .and_then(|csr| csr.verify())
@@ -38,11 +36,7 @@ pub(super) async fn mint(
     let bundle = client.bundle().await?;
 
     let leaf = chain.first().map_or(&[][..], |leaf| &leaf[..]);
-    if certificate::public_key(leaf).map_err(Failure::failed)? != proven.key.public_key().spki() {
-        return Err(Failure::failed(
-            "the server's certificate is for another key; nothing is kept",
-        ));
-    }
+    certifies(leaf, proven.key.public_key())?;
     let delivery = Delivery {
         svid: chain.iter().map(|der| certificate_pem(der)).collect(),
         bundle: bundle.pem(),
@@ -56,6 +50,23 @@ pub(super) async fn mint(
         }
         None => show_texts(&view, &delivery, screen),
     }
+}
+
+/// What is delivered goes into a folder or into JSON: a table has no room for it.
+pub(super) fn has_place(folder: Option<&Path>, screen: &Screen<'_>) -> Result<(), Failure> {
+    if folder.is_none() && screen.form() == Output::Table {
+        let advice = "say where the files go with --write DIR, or print them with --output json";
+        return Err(Failure::Usage(advice.to_owned()));
+    }
+    Ok(())
+}
+
+/// A certificate for another key than the one that was sent is none of ours.
+pub(super) fn certifies(leaf: &[u8], key: &PublicKey) -> Result<(), Failure> {
+    if certificate::public_key(leaf).map_err(Failure::failed)? == key.spki() {
+        return Ok(());
+    }
+    Err(Failure::failed("the server's certificate is for another key; nothing is kept"))
 }
 
 /// Why a CSR is not even sent, with the file that it came from.
