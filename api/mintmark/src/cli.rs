@@ -53,7 +53,7 @@ impl Cli {
             Command::Log(_) => {
                 "name the configuration with --config, or the log's folder with --dir"
             }
-            Command::Server(_) | Command::Check(_) => {
+            Command::Server(_) | Command::Signer(_) | Command::Check(_) => {
                 "set [server.admin] socket in the configuration"
             }
             Command::Dev(_) => "name a folder with --dir: its socket is DIR/admin.sock",
@@ -75,6 +75,8 @@ pub enum Command {
     Dev(Dev),
     /// Run the server that a configuration describes
     Server(Configuration),
+    /// Run a signer alone: the server for front ends elsewhere, where [signer] listen says
+    Signer(Configuration),
     /// Check a configuration and what it points at, and say what is wrong and where
     Check(Check),
     /// X.509-SVIDs

@@ -1,10 +1,10 @@
-//! `mintmark server`: from settings to a process that answers, and its end.
+//! `mintmark server` and `mintmark signer`: from settings to a process that answers, and its end.
 //!
-//! Everything is built before the admin socket is bound, so that whoever can connect gets answers. The
+//! Everything is built before the listeners are bound, so that whoever can connect gets answers. The
 //! order of [`Server::start`] is the order of what can go wrong without consequences: the monitoring
 //! listener first, where one is configured, since the rest may take a while; the store's lock next, so that
 //! a second server on the same folder never tries a PIN; then the keys; then the authorities, which need
-//! both; the socket last.
+//! both; the listener for front ends and the admin socket last.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,9 +24,16 @@ use ca_core::pipeline::Pipeline;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StateStore, StoreError};
 use keymanager::metrics::StoreMetrics;
-use mintmark_signer::{AdminSocket, LogLevels, MonitorError, Services, SocketError};
+use mintmark_signer::signing::{Limits, by_records};
+use mintmark_signer::{
+    AdminSocket, LogLevels, MonitorError, Services, SigningError, SigningListener, SigningServices,
+    SocketError,
+};
+use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::config::Settings;
 use crate::exit::Failure;
@@ -69,6 +76,15 @@ pub enum ServerError {
     /// The admin socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The listener for front ends.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// `mintmark signer` without a place to serve.
+    #[error(
+        "mintmark signer serves front ends and does nothing without an address to do it at; set listen in [signer] of \
+         the configuration, or run `mintmark server`"
+    )]
+    NowhereToServe,
     /// The monitoring listener.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
@@ -83,7 +99,8 @@ pub enum ServerError {
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         match error {
-            ServerError::Key(KeyError::Setup { .. } | KeyError::Credentials { .. }) => {
+            ServerError::NowhereToServe
+            | ServerError::Key(KeyError::Setup { .. } | KeyError::Credentials { .. }) => {
                 Self::SetUp(error.into())
             }
             other => Self::failed(other),
@@ -91,11 +108,22 @@ impl From<ServerError> for Failure {
     }
 }
 
-/// A server whose authorities are established and whose admin socket is bound: calls wait in the
-/// socket until [`serve`](Self::serve).
+/// What a process is started as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `mintmark server`: a signer, and what of a front end there is. It serves front ends elsewhere too, if the
+    /// settings say where.
+    Server,
+    /// `mintmark signer`: for front ends elsewhere alone.
+    Signer,
+}
+
+/// A server whose authorities are established and whose listeners are bound: calls wait in the
+/// sockets until [`serve`](Self::serve).
 pub struct Server {
     socket: AdminSocket,
     services: Services,
+    signing: Option<SigningListener>,
     monitoring: Monitoring,
     keys: Arc<dyn KeyStore>,
     issuing_keys: IssuingKeys,
@@ -108,10 +136,14 @@ pub struct Server {
 impl Server {
     /// Builds everything that the settings name, in the order of the module's description.
     pub async fn start(
+        role: Role,
         settings: &Settings,
         clock: Arc<dyn Clock>,
         log_levels: Arc<LogLevels>,
     ) -> Result<Self, ServerError> {
+        if role == Role::Signer && settings.signing.is_none() {
+            return Err(ServerError::NowhereToServe);
+        }
         // Changes nothing, and finds a bad path before keys are made.
         AdminSocket::check(&settings.admin.socket, settings.admin.group.as_deref())?;
         let monitoring = Monitoring::start(settings.metrics, Arc::clone(&clock))?;
@@ -166,8 +198,9 @@ impl Server {
             metrics: monitoring.service.clone(),
             version: VERSION,
         };
+        let signing = settings.signing.map(SigningListener::bind).transpose()?;
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
-        Ok(Self { socket, services, monitoring, keys, issuing_keys, prepared, log, store })
+        Ok(Self { socket, services, signing, monitoring, keys, issuing_keys, prepared, log, store })
     }
 
     /// Where the authorities' keys are.
@@ -190,13 +223,26 @@ impl Server {
     /// a person has to help, as with a PIN that is refused, it stays and answers so: each start would cost
     /// another try of the PIN.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { socket, services, monitoring, keys, issuing_keys, prepared, log, store } = self;
+        let Self {
+            socket,
+            services,
+            signing,
+            monitoring,
+            keys,
+            issuing_keys,
+            prepared,
+            log,
+            store,
+        } = self;
         let pipeline = Arc::clone(&services.pipeline);
         let mint = Arc::clone(pipeline.mint());
         let front_ends = Arc::clone(&services.front_ends);
         let mut minting = tokio::spawn(Arc::clone(&pipeline).run());
+        let (stop, stopping) = watch::channel(false);
+        let mut signing = serve_front_ends(signing, &services, stopping);
         monitoring.serving(&mint, &keys, log.log());
         tracing::info!(socket = %socket.path().display(), "serving");
+        tell_service_manager(NotifyState::Ready);
         let mut failure = None;
         let shutdown = async {
             tokio::select! {
@@ -207,14 +253,19 @@ impl Server {
                     let error = ended.err().map_or(io::ErrorKind::Other.into(), io::Error::other);
                     failure = Some(ServerError::System(error));
                 }
+                ended = &mut signing => failure = ended_early(ended),
                 never = log.keep_indexed() => match never {},
                 never = issuing_keys.keep_fresh() => match never {},
                 never = keep_followed(&front_ends) => match never {},
                 never = prepared.keep_right(&*store, &*keys) => match never {},
             }
+            tell_service_manager(NotifyState::Stopping);
             monitoring.stopping();
+            // Everyone who listens has it at once; who does not is gone.
+            let _ = stop.send(true);
         };
         let served = socket.serve(services, shutdown).await;
+        let signed = if signing.is_finished() { Ok(Ok(())) } else { signing.await };
         pipeline.close();
         let minted = if minting.is_finished() { Ok(()) } else { minting.await };
         log.close().await;
@@ -226,8 +277,53 @@ impl Server {
         .await;
         closed.map_err(io::Error::other)?;
         served?;
+        signed.map_err(io::Error::other)??;
         minted.map_err(io::Error::other)?;
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Serves front ends, where there is a listener for them, until it is told to stop and what was admitted is answered.
+fn serve_front_ends(
+    listener: Option<SigningListener>,
+    services: &Services,
+    mut stopping: watch::Receiver<bool>,
+) -> JoinHandle<Result<(), SigningError>> {
+    let Services { pipeline, clock, front_ends, metrics, .. } = services;
+    let mint = pipeline.mint();
+    let signing = SigningServices {
+        pipeline: Arc::clone(pipeline),
+        clock: Arc::clone(clock),
+        gate: by_records(Arc::clone(front_ends), mint, Arc::clone(clock)),
+        // The authorities of a process are those of its start.
+        bundle: watch::channel(Arc::clone(mint.bundle())).1,
+        metrics: metrics.clone(),
+        limits: Limits::default(),
+    };
+    tokio::spawn(async move {
+        // A sender that is gone stops it too.
+        let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
+        let Some(listener) = listener else { return Ok(stopped.await) };
+        tracing::info!(address = %listener.address(), "front ends are served");
+        listener.serve(signing, stopped).await
+    })
+}
+
+/// Why front ends are not served any more, though nobody has stopped that.
+fn ended_early(
+    ended: Result<Result<(), SigningError>, tokio::task::JoinError>,
+) -> Option<ServerError> {
+    Some(match ended {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) => io::Error::from(io::ErrorKind::Other).into(),
+        Err(panicked) => io::Error::other(panicked).into(),
+    })
+}
+
+/// Tells systemd, if it started this process and waits for that.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager cannot be told how the server is");
     }
 }
 

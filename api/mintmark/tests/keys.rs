@@ -15,7 +15,7 @@ use clap::Parser as _;
 use keymanager::metrics::StoreMetrics;
 use mintmark::cli::Cli;
 use mintmark::exit::Failure;
-use mintmark::server::{Server, ServerError};
+use mintmark::server::{Role, Server, ServerError};
 use mintmark::{config, keys};
 use mintmark_signer::LogLevels;
 use serde_json::Value;
@@ -114,7 +114,9 @@ impl Running {
         let (_, handle) = reload::Layer::<LevelFilter, Registry>::new(LevelFilter::OFF);
         let levels = Arc::new(LogLevels::new(LevelFilter::OFF, handle));
         let settings = config::load(&site.0.path().join("mintmark.toml")).unwrap();
-        let server = runtime.block_on(Server::start(&settings, Arc::new(At(at)), levels)).unwrap();
+        let server = runtime
+            .block_on(Server::start(Role::Server, &settings, Arc::new(At(at)), levels))
+            .unwrap();
         let (stop, stopped) = oneshot::channel();
         let serving = runtime.spawn(server.serve(async { drop(stopped.await) }));
         Self { stop, serving, runtime }

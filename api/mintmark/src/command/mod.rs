@@ -22,6 +22,7 @@ use crate::cli::{self, Cli, Command, Shown};
 use crate::client::AdminClient;
 use crate::exit::Failure;
 use crate::output::Screen;
+use crate::server::Role;
 
 /// Does what the command line says and writes the result to `out`. Called while the process has one
 /// thread: `dev` still has to name its token in the environment.
@@ -34,7 +35,12 @@ pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), F
             let mut screen = Screen::new(out, arguments.shown.output);
             dev::run(&arguments, &protection, clock, &mut screen)
         }
-        Command::Server(configuration) => server::run(&configuration.config, &protection, clock),
+        Command::Server(configuration) => {
+            server::run(Role::Server, &configuration.config, &protection, clock)
+        }
+        Command::Signer(configuration) => {
+            server::run(Role::Signer, &configuration.config, &protection, clock)
+        }
         Command::Check(arguments) => {
             let mut screen = Screen::new(out, arguments.shown.output);
             wait(check::check(&arguments.configuration.config, &protection, &mut screen))

@@ -1,4 +1,4 @@
-//! `mintmark server`
+//! `mintmark server` and `mintmark signer`
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use keymanager::memory::Protection;
 
 use crate::config;
 use crate::exit::Failure;
-use crate::server::{Server, shutdown_signal};
+use crate::server::{Role, Server, shutdown_signal};
 use crate::telemetry::{self, Destination};
 
-/// Runs the server that a configuration describes until it is asked to end.
+/// Runs the server or signer that a configuration describes until it is asked to end.
 pub(super) fn run(
+    role: Role,
     path: &Path,
     protection: &Protection,
     clock: Arc<dyn Clock>,
@@ -28,7 +29,7 @@ pub(super) fn run(
         let shutdown = shutdown_signal().map_err(Failure::failed)?;
         tokio::pin!(shutdown);
         let server = tokio::select! {
-            started = Server::start(&settings, clock, log_levels) => started?,
+            started = Server::start(role, &settings, clock, log_levels) => started?,
             () = &mut shutdown => return Ok(()),
         };
         Ok(Box::pin(server.serve(shutdown)).await?)

@@ -343,6 +343,8 @@ pub struct SubjectSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignerSection {
+    /// Where front ends are served.
+    pub listen: Option<Spanned<String>>,
     /// MiB of all that waits.
     pub queue_memory_mib: Option<Spanned<u32>>,
     /// What is likely to wait longer is refused.

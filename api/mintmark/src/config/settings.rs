@@ -49,6 +49,8 @@ pub struct Settings {
     pub issuing_mode: IssuingMode,
     /// How much may wait to be minted.
     pub queue: Bounds,
+    /// Where front ends are served, if anywhere.
+    pub signing: Option<SocketAddr>,
     /// The issuance log.
     pub log: IssuanceLogSettings,
     /// Where figures and health are told over HTTP, if anywhere.
@@ -117,6 +119,8 @@ impl Settings {
         let issuing_mode = delegation.mode(&authorities);
         let admin = check.admin(file.server.admin);
         let metrics = file.metrics.listen.and_then(|written| check.address("listen", &written));
+        let signing =
+            file.signer.listen.as_ref().and_then(|written| check.address("listen", written));
         let keys: BTreeMap<String, KeySettings> = file
             .keys
             .into_inner()
@@ -142,6 +146,7 @@ impl Settings {
             authorities,
             issuing_mode,
             queue,
+            signing,
             log,
             metrics,
         };

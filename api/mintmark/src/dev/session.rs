@@ -26,7 +26,7 @@ use crate::config::{
 };
 use crate::delivery::{Delivery, DeliveryError};
 use crate::pem::{self, FileError};
-use crate::server::{Server, ServerError};
+use crate::server::{Role, Server, ServerError};
 use crate::stranger::{Doubt, verify_jwt, verify_x509};
 use crate::workload::{WorkloadKey, WorkloadKeyError};
 
@@ -103,11 +103,12 @@ impl Session {
             authority_keys: name,
             issuing_mode: IssuingKeySettings::default().mode(&authorities),
             queue: DEFAULT_QUEUE,
+            signing: None,
             log: IssuanceLogSettings::beside(&home.path().join("state")),
             authorities,
             metrics: None,
         };
-        let server = Server::start(&settings, clock, log_levels).await?;
+        let server = Server::start(Role::Server, &settings, clock, log_levels).await?;
         let authorities = server.mint().authorities().clone();
         let key_store = server.key_store().clone();
         let (stop, stopped) = oneshot::channel();

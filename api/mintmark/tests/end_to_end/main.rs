@@ -14,6 +14,7 @@ mod minting;
 mod other_programs;
 mod restart;
 mod secrets;
+mod signer;
 mod site;
 mod token;
 mod watching;

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub(crate) struct Site {
     folder: TempDir,
     /// The text of `mintmark.toml`; a test may change it before it starts a server.
     pub(crate) configuration: String,
+    /// The command that starts a server here.
+    pub(crate) role: &'static str,
     /// Variables of the server's environment.
     pub(crate) variables: Vec<(&'static str, String)>,
     token: Option<Token>,
@@ -53,7 +56,7 @@ impl Site {
         let secrets = Secrets::new([token.pin.clone()]);
         let variables = vec![("SOFTHSM2_CONF", token.configuration.clone())];
         let configuration = configuration(&keys);
-        Self { folder, configuration, variables, token: Some(token), secrets }
+        Self { folder, configuration, role: "server", variables, token: Some(token), secrets }
     }
 
     /// Keys go to sealed files.
@@ -69,6 +72,7 @@ impl Site {
         Self {
             folder,
             configuration: configuration(keys),
+            role: "server",
             variables: Vec::new(),
             token: None,
             secrets,
@@ -88,7 +92,7 @@ impl Site {
         );
         let (configuration, variables) = (configuration(&keys), Vec::new());
         let secrets = Secrets::new([token.expose().to_owned()]);
-        Self { folder, configuration, variables, token: None, secrets }
+        Self { folder, configuration, role: "server", variables, token: None, secrets }
     }
 
     /// The token of [`with_token`](Self::with_token).
@@ -131,6 +135,15 @@ impl Site {
         server
     }
 
+    /// Makes it a signer that serves front ends, and gives the address.
+    pub(crate) fn serve_front_ends(&mut self) -> String {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        self.configuration.push_str(&format!("[signer]\nlisten = \"{address}\"\n"));
+        self.role = "signer";
+        address
+    }
+
     /// Starts a server and does not wait.
     pub(crate) fn spawn(&self) -> Server {
         let log = self.path("log");
@@ -165,7 +178,7 @@ impl Site {
     fn server_arguments(&self) -> Vec<String> {
         let path = self.path("mintmark.toml");
         fs::write(&path, &self.configuration).unwrap();
-        vec!["server".to_owned(), "--config".to_owned(), path.to_str().unwrap().to_owned()]
+        vec![self.role.to_owned(), "--config".to_owned(), path.to_str().unwrap().to_owned()]
     }
 
     /// Runs a command of the binary in the folder, against the server that runs here.
