@@ -11,6 +11,7 @@ mod mint;
 mod paired;
 mod pipeline;
 mod signer;
+mod stream;
 
 use std::fs;
 use std::path::Path;
@@ -50,6 +51,16 @@ const ROWS: &[Measurement] = &[
     ("direct/proxy-2ms-30-slots/p256/verified", pipeline::direct_proxy_verified),
     ("direct/proxy-2ms-30-slots/p256/500-in-one-request", pipeline::direct_proxy_one_request),
     ("direct/proxy-2ms-30-slots/p256/p99-after-the-queue", pipeline::direct_proxy_p99),
+    ("stream/verified-key/p256/batch-1", || stream::verified_key(1)),
+    ("stream/verified-key/p256/batch-16", || stream::verified_key(16)),
+    ("stream/verified-key/p256/batch-64", || stream::verified_key(64)),
+    ("stream/verified-key/p256/batch-256", || stream::verified_key(256)),
+    ("stream/csr/p256/batch-1", || stream::csr(1)),
+    ("stream/csr/p256/batch-16", || stream::csr(16)),
+    ("stream/csr/p256/batch-64", || stream::csr(64)),
+    ("stream/csr/p256/batch-256", || stream::csr(256)),
+    ("stream/jwt/es256/batch-64", || stream::jwt(64)),
+    ("transport/handshake", stream::handshake),
     ("signer/softhsm/p256/k1", || signer::softhsm(EcP256, 1, Off)),
     ("signer/softhsm/p256/k2", || signer::softhsm(EcP256, 2, Off)),
     ("signer/softhsm/p256/k4", || signer::softhsm(EcP256, 4, Off)),

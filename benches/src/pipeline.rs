@@ -18,6 +18,7 @@ use ca_core::authority::{Authorities, CaSubject};
 use ca_core::clock::{Clock, SystemClock};
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::id::{SpiffeId, TrustDomain};
+use ca_core::issuer::X509Svid;
 use ca_core::issuing::{DelegationSettings, IssuingMode, LongTtl};
 use ca_core::key::{KeyName, KeyStore, KeyType};
 use ca_core::log::local::{LocalLog, LogSettings, RealDisk};
@@ -188,12 +189,13 @@ fn direct_runtime() -> anyhow::Result<Runtime> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Log {
+pub(crate) enum Log {
     On,
     Off,
 }
 
-struct Bench {
+/// A pipeline with its log, and who asks it.
+pub(crate) struct Bench {
     runtime: Runtime,
     callers: Arc<Callers>,
 }
@@ -208,9 +210,9 @@ struct Callers {
 
 impl Bench {
     /// Leaves are signed by an issuing key of this process, as by default.
-    fn new(log: Log) -> anyhow::Result<Self> {
+    pub(crate) fn new(log: Log) -> anyhow::Result<Self> {
         let now = SystemClock.now();
-        let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let keys = SoftwareStore::in_memory(TRUST_DOMAIN);
         let authorities = runtime.block_on(authorities(&keys, now))?;
         let delegation = DelegationSettings {
@@ -254,18 +256,38 @@ impl Bench {
         Ok(self.runtime.block_on(self.callers.pipeline.one(wish, &order()))?)
     }
 
-    fn certificate_length(&self) -> anyhow::Result<usize> {
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub(crate) fn pipeline(&self) -> &Arc<Pipeline> {
+        &self.callers.pipeline
+    }
+
+    pub(crate) fn csr(&self) -> &bytes::Bytes {
+        &self.callers.csr
+    }
+
+    pub(crate) fn certificate(&self) -> anyhow::Result<X509Svid> {
         match self.one(self.callers.verified_wish())? {
-            Minted::X509(svid) => signed_part(&svid.leaf),
+            Minted::X509(svid) => Ok(svid),
             Minted::Jwt(_) => anyhow::bail!("a certificate was asked for"),
         }
     }
 
-    fn token_length(&self) -> anyhow::Result<usize> {
+    pub(crate) fn token(&self) -> anyhow::Result<String> {
         match self.one(self.callers.jwt_wish())? {
-            Minted::Jwt(svid) => svid.token().rfind('.').context("a JWS has three parts"),
+            Minted::Jwt(svid) => Ok(svid.token().to_owned()),
             Minted::X509(_) => anyhow::bail!("a token was asked for"),
         }
+    }
+
+    fn certificate_length(&self) -> anyhow::Result<usize> {
+        signed_part(&self.certificate()?.leaf)
+    }
+
+    fn token_length(&self) -> anyhow::Result<usize> {
+        self.token()?.rfind('.').context("a JWS has three parts")
     }
 
     /// Mints so many in one request.

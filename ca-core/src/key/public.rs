@@ -131,12 +131,12 @@ impl PublicKey {
     /// exponent in bounds.
     pub fn from_spki(spki: &[u8]) -> Result<Self, PublicKeyError> {
         let key = Self::from_spki_unproven(spki)?;
-        if matches!(key.kind, KeyKind::EcP256 | KeyKind::EcP384) {
-            let algorithm = key.kind.verification(key.kind.usual_algorithm())?;
-            ParsedPublicKey::new(algorithm, key.key_bits())
-                .map_err(|_| PublicKeyError::OffCurve)?;
-        }
-        Ok(key)
+        let is_key = match key.kind {
+            KeyKind::EcP256 => is_on_p256(key.key_bits()),
+            KeyKind::EcP384 => is_on_p384(key.key_bits()),
+            _ => true,
+        };
+        is_key.then_some(key).ok_or(PublicKeyError::OffCurve)
     }
 
     /// As [`from_spki`](Self::from_spki) without the curve check, for a caller that goes on to verify a
@@ -365,6 +365,15 @@ impl KeyKind {
 }
 
 /// Matches the exact encodings of the accepted kinds. Nothing here is arithmetic on the key.
+/// A fifth of what the library that verifies takes, which looks twice and makes the key ready for use.
+fn is_on_p256(point: &[u8]) -> bool {
+    p256::PublicKey::from_sec1_bytes(point).is_ok()
+}
+
+fn is_on_p384(point: &[u8]) -> bool {
+    ParsedPublicKey::new(&verification::ECDSA_P384_SHA384_ASN1, point).is_ok()
+}
+
 fn kind_of(spki: &[u8]) -> Result<KeyKind, PublicKeyError> {
     if spki.starts_with(P256_PREFIX) && spki.len() == P256_PREFIX.len() + 64 {
         return Ok(KeyKind::EcP256);
@@ -494,6 +503,63 @@ mod tests {
             ],
         );
         assert_eq!(PublicKey::from_spki(&compressed), Err(PublicKeyError::PointForm));
+    }
+
+    /// Two libraries that have nothing in common have to say the same.
+    #[test]
+    fn points_of_p256_are_told_from_others_as_the_library_that_verifies_does() {
+        let judge = |point: &[u8]| {
+            ParsedPublicKey::new(&verification::ECDSA_P256_SHA256_ASN1, point).is_ok()
+        };
+        let told = |point: &[u8]| match PublicKey::from_ec_point(point) {
+            Ok(_) => true,
+            Err(PublicKeyError::OffCurve) => false,
+            Err(other) => panic!("{other}"),
+        };
+        for round in 0..64 {
+            let good = point();
+            assert!(told(&good) && judge(&good));
+            let mut other = good.clone();
+            other[1 + round] ^= 1 << (round % 8);
+            assert_eq!(told(&other), judge(&other), "{other:02x?}");
+            // The mirror image is a point too; coordinates that change places hardly ever are.
+            let swapped = [&good[..1], &good[33..], &good[1..33]].concat();
+            assert_eq!(told(&swapped), judge(&swapped), "{swapped:02x?}");
+        }
+        // SP 800-186 §3.2.1.3: the field's prime, one less, nothing, and more than the prime.
+        let prime: [u8; 32] = std::array::from_fn(|at| match at {
+            0..4 | 20..32 => 0xff,
+            7 => 1,
+            _ => 0,
+        });
+        let mut less = prime;
+        less[31] = 0xfe;
+        for x in [[0; 32], prime, less, [0xff; 32]] {
+            for y in [[0; 32], prime, less, [0xff; 32]] {
+                let edge = [&[4][..], &x, &y].concat();
+                assert_eq!((told(&edge), judge(&edge)), (false, false), "{edge:02x?}");
+            }
+        }
+    }
+
+    /// A coordinate that is not reduced names the same point, and is not its encoding (SEC 1 §2.3.5).
+    #[test]
+    fn a_coordinate_beyond_the_prime_is_refused() {
+        // x = 5 is that of a point; so 5 + p is too, were it allowed.
+        let y = "459243b9aa581806fe913bce99817ade11ca503c64d9a3c533415c083248fbcc";
+        let y: Vec<u8> =
+            (0..64).step_by(2).map(|at| u8::from_str_radix(&y[at..at + 2], 16).unwrap()).collect();
+        let mut x = [0; 32];
+        x[31] = 5;
+        assert!(PublicKey::from_ec_point(&[&[4][..], &x, &y].concat()).is_ok());
+        let beyond: [u8; 32] = std::array::from_fn(|at| match at {
+            0..4 => 0xff,
+            7 | 23 => 1,
+            31 => 4,
+            _ => 0,
+        });
+        let beyond = PublicKey::from_ec_point(&[&[4][..], &beyond, &y].concat());
+        assert_eq!(beyond, Err(PublicKeyError::OffCurve));
     }
 
     #[test]
