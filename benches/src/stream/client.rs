@@ -10,9 +10,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use hyper_util::rt::TokioIo;
 use mintmark_proto::signing::v1::signing_client::SigningClient;
-use mintmark_proto::signing::v1::{
-    MintRequest, MintResponse, jwt_result, x509_result,
-};
+use mintmark_proto::signing::v1::{MintRequest, MintResponse, jwt_result, x509_result};
 use mintmark_transport::Connector;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpStream;

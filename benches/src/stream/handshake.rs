@@ -34,8 +34,7 @@ pub(crate) fn handshake() -> anyhow::Result<Row> {
     let bench = Bench::new(Log::Off)?;
     let identities = Identities { mint: bench.pipeline().mint(), runtime: bench.runtime() };
     let (clock, trust) = (Arc::new(SystemClock), identities.trust()?);
-    let acceptor =
-        Acceptor::new(identities.signer()?, Arc::clone(&trust), clock.clone(), WITHIN)?;
+    let acceptor = Acceptor::new(identities.signer()?, Arc::clone(&trust), clock.clone(), WITHIN)?;
     let shown = Identity::new(identities.front_end()?.credential);
     let signer = identities.mint.trust_domain().signer_id();
     let connector = Connector::new(shown, trust, signer, clock, WITHIN)?;
