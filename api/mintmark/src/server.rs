@@ -303,7 +303,10 @@ fn serve_front_ends(
     tokio::spawn(async move {
         // A sender that is gone stops it too.
         let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
-        let Some(listener) = listener else { return Ok(stopped.await) };
+        let Some(listener) = listener else {
+            stopped.await;
+            return Ok(());
+        };
         tracing::info!(address = %listener.address(), "front ends are served");
         listener.serve(signing, stopped).await
     })
