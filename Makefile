@@ -6,12 +6,13 @@ ARGS ?= dev --once
 # The part of the benches that `make bench` runs, such as `mint`; all of them when empty.
 ONLY ?=
 # How long `make soak` is: signatures among random faults, new starts of the token's library, the time for
-# which the token is away, that of each overload, and kills of a process that mints.
+# which the token is away, that of each overload, kills of a process that mints, and of a whole signer under load.
 SOAK_SIGNATURES ?= 1000000
 SOAK_RECOVERIES ?= 10000
 SOAK_AWAY_MILLISECONDS ?= 5000
 SOAK_OVERLOAD_SECONDS ?= 60
 SOAK_KILLS ?= 1000
+SOAK_SIGNER_KILLS ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench soak
@@ -41,9 +42,12 @@ soak: export SOAK_RECOVERIES := $(SOAK_RECOVERIES)
 soak: export SOAK_AWAY_MILLISECONDS := $(SOAK_AWAY_MILLISECONDS)
 soak: export SOAK_OVERLOAD_SECONDS := $(SOAK_OVERLOAD_SECONDS)
 soak: export SOAK_KILLS := $(SOAK_KILLS)
+soak: export SOAK_SIGNER_KILLS := $(SOAK_SIGNER_KILLS)
 soak: ## the long form of the fault tests: minutes of random faults, and the figures
 	@.ci/install rust token
 	@. .ci/env && cargo test --release --locked -p keymanager --test faults -- \
 		--nocapture --test-threads 1 soak:: crowds:: among_random_faults a_hundred_thousand
 	@. .ci/env && cargo test --release --locked -p ca-core --test crash -- \
 		--nocapture --test-threads 1 whatever_was_released
+	@. .ci/env && cargo test --release --locked -p mintmark --test end_to_end -- \
+		--nocapture --test-threads 1 under_load::

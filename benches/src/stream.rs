@@ -74,8 +74,7 @@ pub(crate) fn jwt(batch: usize) -> anyhow::Result<Row> {
 }
 
 fn named() -> X509Item {
-    let named =
-        NamedX509 { path: PATH.to_owned(), ttl_seconds: 3600, ..NamedX509::default() };
+    let named = NamedX509 { path: PATH.to_owned(), ttl_seconds: 3600, ..NamedX509::default() };
     X509Item { subject: Some(x509_item::Subject::Named(named)), ..X509Item::default() }
 }
 
@@ -95,7 +94,8 @@ fn compare(name: &str, bench: &Bench, raw: RawCrypto, message: MintRequest) -> a
     let listener = SigningListener::bind(([127, 0, 0, 1], 0).into())?;
     let address = listener.address();
     bench.runtime().spawn(listener.serve(services, std::future::pending()));
-    let raw_address = bench.runtime().block_on(raw.serve(identities.signer()?, identities.trust()?))?;
+    let raw_address =
+        bench.runtime().block_on(raw.serve(identities.signer()?, identities.trust()?))?;
 
     // A message alone shows what a stream is like; more of them share connections.
     let shape = match message.x509.len() + message.jwt.len() {

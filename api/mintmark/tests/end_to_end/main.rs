@@ -6,6 +6,7 @@
 mod bad_request;
 mod bad_start;
 mod dev;
+mod front_end;
 mod front_ends;
 mod issuing;
 mod keys;
@@ -17,5 +18,6 @@ mod secrets;
 mod signer;
 mod site;
 mod token;
+mod under_load;
 mod watching;
 mod wire;
