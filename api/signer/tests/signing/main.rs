@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test states its expectations by unwrapping")]
 
+#[path = "../../../transport/tests/support/credulous.rs"]
+mod credulous;
 mod raw;
 mod stage;
 
