@@ -21,7 +21,9 @@ pub const LONGEST_TRUST_DOMAIN: usize = 255;
 
 const SCHEME: &str = "spiffe://";
 /// First path segments that name the servers' own identities; no workload may have them.
-pub(crate) const RESERVED: [&str; 2] = ["spire", "mintmark"];
+pub(crate) const RESERVED: [&str; 2] = ["spire", SERVICE];
+/// The one that is this service's.
+const SERVICE: &str = "mintmark";
 
 /// A well-formed SPIFFE ID. Says nothing about who may hold it.
 ///
@@ -76,6 +78,12 @@ impl SpiffeId {
     #[must_use]
     pub fn is_member_of(&self, trust_domain: &TrustDomain) -> bool {
         self.trust_domain_name() == trust_domain.name()
+    }
+
+    /// Whether the id is one of the service's own: `/mintmark`, or below it. Signers and front ends have such.
+    #[must_use]
+    pub fn is_of_service(&self) -> bool {
+        self.path().split('/').nth(1) == Some(SERVICE)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Messages, clients and server traits are generated from `proto/`, which holds the comments that say
 //! what each field means. Bytes are [`bytes::Bytes`], so certificates are shared and not copied.
 
+pub mod bounds;
 mod redacted;
 
 /// SPIRE's server API, as far as Mintmark speaks it. Field numbers never change.

@@ -128,12 +128,13 @@ fn a_request_has_these_bytes() {
     let item = x509_item(x509_item::Key::Spki(text("k")), x509_item::Subject::Named(named()));
     let jwt = JwtItem { request_id: 7, ..JwtItem::default() };
     golden(
-        MintRequest { x509: vec![item], jwt: vec![jwt], instance_id: "i".into() },
+        MintRequest { x509: vec![item], jwt: vec![jwt], least_version: 2, instance_id: "i".into() },
         &[
             "0a 1a", // 1 x509
             &X509_ITEM.concat(),
             "12 02",    // 2 jwt
             "  08 07",  //   1 request_id: 7
+            "70 02",    // 14 least_version: 2
             "7a 01 69", // 15 instance_id: "i"
         ],
     );

@@ -61,7 +61,8 @@ impl Audit {
     }
 
     /// That a peer of the signing listener was not let in, or was cut off. `id` is what its certificate says, once that
-    /// is verified.
+    /// is verified. Whoever shows none, or that of a workload, is a stranger: whatever they do, and anybody can do much,
+    /// hides nothing of what front ends do.
     pub(crate) fn turned_away(
         &self,
         from: SocketAddr,
@@ -69,7 +70,11 @@ impl Audit {
         reason: &dyn Display,
         now: Instant,
     ) {
-        let kind = Kind::Connection;
+        let kind = match id {
+            Some(id) if id.is_of_service() => Kind::Connection,
+            _ => Kind::Stranger,
+        };
+        self.metrics.turned_away(kind);
         let Some(suppressed) = self.bucket(kind, |bucket| bucket.take(now)) else {
             return self.metrics.suppressed(kind);
         };
@@ -160,10 +165,29 @@ mod tests {
         }
         let count = |kind| audit.bucket(kind, |bucket| bucket.suppressed);
         assert_eq!(count(Kind::Request), 950);
-        for kind in [Kind::Policy, Kind::Overload, Kind::Failure, Kind::Connection] {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Request) {
             assert_eq!(audit.bucket(kind, |bucket| bucket.take(now)), Some(0), "{kind:?}");
         }
         audit.close();
         assert_eq!(count(Kind::Request), 0, "told at the end");
+    }
+
+    #[test]
+    fn a_flood_of_strangers_hides_no_front_end() {
+        let now = Instant::now();
+        let audit = Audit::new(ServiceMetrics::default(), now);
+        let from = SocketAddr::from(([192, 0, 2, 1], 443));
+        let id = |path: &str| SpiffeId::parse(&format!("spiffe://td.test{path}")).unwrap();
+        let turn_away = |id: Option<&SpiffeId>| audit.turned_away(from, id, &"why", now);
+        let count = |kind| audit.bucket(kind, |bucket| bucket.suppressed);
+        for _ in 0..100 {
+            turn_away(None);
+            turn_away(Some(&id("/ns/web")));
+        }
+        assert_eq!((count(Kind::Stranger), count(Kind::Connection)), (150, 0));
+        for _ in 0..50 {
+            turn_away(Some(&id("/mintmark/frontend/one")));
+        }
+        assert_eq!(count(Kind::Connection), 0, "each has its line");
     }
 }

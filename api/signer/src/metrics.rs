@@ -19,6 +19,8 @@ pub struct ServiceMetrics {
     issuing_key_end: Gauge,
     signed_by_authority: Gauge,
     suppressed: Family<KindLabel, Counter>,
+    connections: Gauge,
+    turned_away: Family<KindLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,8 +51,18 @@ impl Default for ServiceMetrics {
         for kind in Kind::ALL {
             drop(suppressed.get_or_create(&KindLabel { kind: kind.name() }));
         }
-        let (issuing_key_end, signed_by_authority) = (Gauge::default(), Gauge::default());
-        Self { svids, issuing_key_end, signed_by_authority, suppressed }
+        let turned_away = Family::<KindLabel, Counter>::default();
+        for kind in [Kind::Connection, Kind::Stranger] {
+            drop(turned_away.get_or_create(&KindLabel { kind: kind.name() }));
+        }
+        Self {
+            svids,
+            issuing_key_end: Gauge::default(),
+            signed_by_authority: Gauge::default(),
+            suppressed,
+            connections: Gauge::default(),
+            turned_away,
+        }
     }
 }
 
@@ -92,6 +104,17 @@ impl ServiceMetrics {
             "refusals and failures of which no line was written because there were too many, by kind of reason",
             self.suppressed.clone(),
         );
+        registry.register(
+            "mintmark_signing_connections",
+            "connections of front ends that are open at the signing listener",
+            self.connections.clone(),
+        );
+        registry.register(
+            "mintmark_signing_turned_away",
+            "peers of the signing listener that were not let in, or cut off: those with the certificate of a front \
+             end (connection), and all others (stranger)",
+            self.turned_away.clone(),
+        );
     }
 
     /// Until when the certificate of the key that issues is valid.
@@ -127,8 +150,29 @@ impl ServiceMetrics {
         self.suppressed.get_or_create(&KindLabel { kind: kind.name() }).inc();
     }
 
+    /// A front end was not let in or was cut off, or anybody else was not let in.
+    pub(crate) fn turned_away(&self, kind: Kind) {
+        self.turned_away.get_or_create(&KindLabel { kind: kind.name() }).inc();
+    }
+
+    /// A connection of a front end is open until that is dropped.
+    pub(crate) fn connected(&self) -> Connected {
+        self.connections.inc();
+        Connected(self.connections.clone())
+    }
+
     fn count(&self, document: Document, outcome: &'static str) {
         self.svids.get_or_create(&SvidLabel { kind: kind(document), outcome }).inc();
+    }
+}
+
+/// A connection that is counted.
+#[must_use]
+pub(crate) struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -26,7 +26,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use crate::log_levels::LogLevelError;
-use crate::signing::authorise;
+use crate::signing::{VERSION, authorise};
 
 /// Why a call fails. Shows everything, for the log; [`Status`] is what the client gets.
 #[derive(Debug, Error)]
@@ -52,9 +52,14 @@ pub(crate) enum Failure {
     /// A front end asks for more than its record allows it.
     #[error(transparent)]
     OverBudget(OverBudget),
-    /// A message with more items than one may have.
-    #[error("a message has {0} items; 1024 are allowed")]
-    TooManyItems(usize),
+    /// What a peer has sent ends its call: it cannot be read, is more than may be, or did not come to its end.
+    #[error("{}", .0.message())]
+    Unreadable(Box<Status>),
+    /// A front end relies on a later version of the contract.
+    #[error(
+        "the front end relies on version {0} of mintmark.signing.v1, and this signer has version {VERSION}; upgrade the signer first"
+    )]
+    Version(u32),
     /// The name of an instance that cannot be written down.
     #[error("{0} is no name of an instance: at most 64 of A-Z a-z 0-9 . _ -")]
     InstanceId(Excerpt),
@@ -167,14 +172,22 @@ pub(crate) enum Kind {
     Overload,
     /// A fault of ours.
     Failure,
-    /// A peer was not let in, or was cut off.
+    /// A front end, or who holds the certificate of one, was not let in, or was cut off.
     Connection,
+    /// Anybody else was not let in.
+    Stranger,
 }
 
 impl Kind {
     /// All, each at its number.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Request, Self::Policy, Self::Overload, Self::Failure, Self::Connection];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Request,
+        Self::Policy,
+        Self::Overload,
+        Self::Failure,
+        Self::Connection,
+        Self::Stranger,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -183,6 +196,7 @@ impl Kind {
             Self::Overload => "overload",
             Self::Failure => "failure",
             Self::Connection => "connection",
+            Self::Stranger => "stranger",
         }
     }
 }
@@ -279,7 +293,8 @@ impl Failure {
             | Self::Refused(_)
             | Self::Item(_)
             | Self::OverBudget(_)
-            | Self::TooManyItems(_)
+            | Self::Unreadable(_)
+            | Self::Version(_)
             | Self::InstanceId(_)
             | Self::Stopping
             | Self::BundleMissing
@@ -329,7 +344,9 @@ impl From<Failure> for Status {
                     None => Self::resource_exhausted(text),
                 }
             }
-            Failure::TooManyItems(_) | Failure::InstanceId(_) => invalid(failure.to_string()),
+            Failure::Unreadable(status) => *status,
+            Failure::Version(_) => Self::failed_precondition(failure.to_string()),
+            Failure::InstanceId(_) => invalid(failure.to_string()),
             Failure::Stopping => Self::unavailable(failure.to_string()),
             Failure::Mint(document, error) => not_minted(document, error),
             Failure::TooSlow { document, limit } => Self::deadline_exceeded(format!(

@@ -131,7 +131,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// A key that was made here and has no certificate yet. It stays in this process and is wiped with it.
+/// A key that was made here and has no certificate yet. It stays in this process and is wiped when this is dropped.
 pub struct FreshKey {
     key: PrivateKeyDer<'static>,
     public: PublicKey,
@@ -167,12 +167,64 @@ impl FreshKey {
         self,
         chain: Vec<CertificateDer<'static>>,
     ) -> Result<Credential, CredentialError> {
-        Credential::new(chain, self.key)
+        Credential::new(chain, self.key.clone_key())
+    }
+}
+
+impl Drop for FreshKey {
+    fn drop(&mut self) {
+        self.key.zeroize();
     }
 }
 
 impl fmt::Debug for FreshKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FreshKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    /// A secret as it may lie in memory without being found there.
+    const MASK: u8 = 0x5a;
+
+    /// Whether all bytes of that secret lie somewhere in the memory of this process.
+    fn is_in_memory(masked: &[u8]) -> bool {
+        let memory = File::open("/proc/self/mem").unwrap();
+        let mut part = vec![0; 1 << 20];
+        let mut found = false;
+        for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+            let (range, rest) = line.split_once(' ').unwrap();
+            if !rest.starts_with("rw") {
+                continue;
+            }
+            let (start, end) = range.split_once('-').unwrap();
+            let [mut at, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
+            while at < end {
+                let Ok(count @ 1..) = memory.read_at(&mut part, at) else { break };
+                found |= part[..count].windows(masked.len()).any(|window| {
+                    window.iter().zip(masked).all(|(byte, masked)| byte ^ MASK == *masked)
+                });
+                // What was read must not be found in its turn.
+                part.fill(0);
+                let step = count.saturating_sub(masked.len()).max(1);
+                at += u64::try_from(step).unwrap();
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_key_that_is_never_certified_is_wiped() {
+        let key = FreshKey::generate().unwrap();
+        let masked: Vec<u8> = key.key.secret_der().iter().map(|byte| byte ^ MASK).collect();
+        assert!(is_in_memory(&masked), "the search finds what is there");
+        drop(key);
+        assert!(!is_in_memory(&masked));
     }
 }

@@ -129,6 +129,17 @@ pub enum Rejected {
         /// When it was looked at.
         now: Timestamp,
     },
+    /// RFC 5280 §4.2.1.3 and §4.2.1.9, X509-SVID §4.1 and §4.3: a certificate above the leaf that may not sign others.
+    #[error(
+        "certificate {0} of the chain of {1} may sign no other: a CA's has basicConstraints with CA:TRUE and the key usage keyCertSign"
+    )]
+    NotCa(usize, Excerpt),
+    /// An ID of the service that an authority of the bundle has not certified itself. A CA below it, an issuing key or
+    /// another server, can certify any ID of the trust domain, and must not make signers or front ends.
+    #[error(
+        "the certificate of {0} is not signed by an authority of the bundle itself, as those of IDs under /mintmark have to be"
+    )]
+    NotOfAuthority(Excerpt),
     /// The chain does not verify to the bundle.
     #[error("the certificate of {id} does not lead to an authority of the bundle: {reason}")]
     Untrusted {
@@ -170,9 +181,13 @@ pub fn examine(
         return Err(Rejected::Serial(view.serial.len()));
     }
     let key = PublicKey::from_spki(view.spki)?;
-    for intermediate in intermediates {
+    for (at, intermediate) in intermediates.iter().enumerate() {
+        let view = read(intermediate)?;
+        if !is_ca(&view.extensions) {
+            return Err(Rejected::NotCa(at + 2, Excerpt::of(id.as_str())));
+        }
         // Its size and kind, before a signature is verified with it.
-        PublicKey::from_spki(read(intermediate)?.spki)?;
+        PublicKey::from_spki(view.spki)?;
     }
     let serial = view.serial.iter().skip_while(|byte| **byte == 0);
     Ok(Peer {
@@ -255,6 +270,13 @@ fn check_extensions(
         found |= purposes.expect(tag::OID, "extended key usage")?.value == wanted;
     }
     if found { Ok(()) } else { Err(Rejected::Purpose { id: id(), purpose }) }
+}
+
+/// Whether others may be signed with its key. The library that verifies chains looks at no key usage of theirs.
+fn is_ca(extensions: &Extensions<'_>) -> bool {
+    let ca = extensions.basic_constraints.is_some_and(|(_, constraints)| constraints.ca);
+    let usage = extensions.key_usage.and_then(|(_, usage)| usage);
+    ca && usage.is_some_and(|usage| usage.contains(KeyUsage::KEY_CERT_SIGN))
 }
 
 fn check_validity(view: &TbsView<'_>, id: &SpiffeId, now: Timestamp) -> Result<(), Rejected> {

@@ -68,6 +68,9 @@ impl Trust {
 
     /// Who shows that chain, leaf first (X509-SVID §5; RFC 5280 §6). That it holds the key is for TLS to find out.
     ///
+    /// An ID of the service itself ([`SpiffeId::is_of_service`](ca_core::id::SpiffeId::is_of_service)) has to be
+    /// certified by an authority of the bundle and by nobody below one.
+    ///
     /// # Errors
     /// The rule that is broken.
     pub fn verify(
@@ -88,8 +91,8 @@ impl Trust {
             Side::Server => KeyUsage::server_auth(),
         };
         let seconds = u64::try_from(now.unix()).unwrap_or_default();
-        EndEntityCert::try_from(leaf)
-            .map_err(untrusted)?
+        let certificate = EndEntityCert::try_from(leaf).map_err(untrusted)?;
+        let path = certificate
             .verify_for_usage(
                 aws_lc_rs::default_provider().signature_verification_algorithms.all,
                 &anchors,
@@ -100,6 +103,9 @@ impl Trust {
                 None,
             )
             .map_err(untrusted)?;
+        if peer.id.is_of_service() && path.intermediate_certificates().next().is_some() {
+            return Err(Rejected::NotOfAuthority(Excerpt::of(peer.id.as_str())));
+        }
         Ok(peer)
     }
 }

@@ -11,7 +11,7 @@ use ca_core::clock::Timestamp;
 use mintmark_transport::{
     Acceptor, Connector, Credential, HandshakeError, Identity, Peer, Rejected, Trust,
 };
-use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use support::{Authority, FRONT_END, SIGNER, StoppedClock, TRUST_DOMAIN, leaf, now};
@@ -202,7 +202,7 @@ async fn raw(
 #[tokio::test]
 async fn each_broken_rule_is_named() {
     let stage = Stage::set();
-    let issue = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+    let issue = |change: &dyn Fn(&mut CertificateParams)| {
         let mut params = leaf(FRONT_END);
         change(&mut params);
         stage.authority.issue(params)
@@ -245,6 +245,41 @@ async fn who_is_vouched_for_by_somebody_else_is_not_let_in() {
     let impostor = Authority::new(TRUST_DOMAIN).issue(leaf(FRONT_END));
     let rejected = stage.rejected(impostor).await;
     assert!(matches!(rejected, Rejected::Untrusted { .. }), "{rejected}");
+}
+
+#[tokio::test]
+async fn who_is_certified_by_a_ca_below_the_authority_is_a_workload_and_nothing_of_the_service() {
+    let stage = Stage::set();
+    let below = stage.authority.below(|_| {});
+    let workload = below.issue(leaf("spiffe://td.test/workload"));
+    assert_eq!(stage.client(workload).await.unwrap().id.path(), "/workload");
+    for path in ["/mintmark", "/mintmark/frontend/one", "/mintmark/signer", "/mintmark/x/y"] {
+        let rejected = stage.rejected(below.issue(leaf(&format!("spiffe://td.test{path}")))).await;
+        assert!(matches!(rejected, Rejected::NotOfAuthority(_)), "{path}: {rejected}");
+    }
+    let (_, reached) =
+        stage.meet(stage.authority.issue(leaf(FRONT_END)), below.issue(leaf(SIGNER))).await;
+    let Err(HandshakeError::Rejected(rejected)) = reached else { panic!("{reached:?}") };
+    assert!(matches!(rejected, Rejected::NotOfAuthority(_)), "a signer of its own: {rejected}");
+}
+
+#[tokio::test]
+async fn what_stands_between_a_leaf_and_an_authority_is_a_ca() {
+    let stage = Stage::set();
+    let rejected = async |change: fn(&mut CertificateParams)| {
+        let below = stage.authority.below(change);
+        stage.rejected(below.issue(leaf("spiffe://td.test/workload"))).await
+    };
+    for change in [
+        (|params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::CrlSign])
+            as fn(&mut _),
+        |params| params.key_usages.clear(),
+        |params| params.is_ca = IsCa::ExplicitNoCa,
+        |params| params.is_ca = IsCa::NoCa,
+    ] {
+        let rejected = rejected(change).await;
+        assert!(matches!(rejected, Rejected::NotCa(2, _)), "{rejected}");
+    }
 }
 
 #[tokio::test]

@@ -1,26 +1,40 @@
 //! One connection: who it is, whether it is let in, and when it ends.
 
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ca_core::clock::{Clock, Timestamp};
+use ca_core::excerpt::Excerpt;
 use ca_core::id::SpiffeId;
+use ca_core::log::Caller;
 use futures_util::future::BoxFuture;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mintmark_transport::{Acceptor, Peer};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::service::Routes;
 
+use super::arrival::Arrival;
+use super::departure::{Departure, Departures};
+use super::doorstep::Standing;
 use super::gate::{Admitted, Gate};
 use super::places::{Place, Places};
-use super::seat::{Room, Seat};
+use super::seat::{Room, Seat, Seen};
 use crate::audit::Audit;
+use crate::metrics::ServiceMetrics;
+use crate::status::Failure;
 
 /// Most streams at once on one connection; a further one is refused. Each may hold a message that is not whole yet.
 const MOST_STREAMS: u32 = 8;
@@ -40,17 +54,29 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const NOTICE: Duration = Duration::from_secs(10);
 /// A certificate ends by the wall clock, which may be set: it is read at least so often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// No certificate is trusted for longer by the clock that cannot be set: ten years.
+const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// What every connection has from the listener.
+/// What lets peers in.
 pub(super) struct Hall {
     pub(super) acceptor: Acceptor,
     pub(super) gate: Gate,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) places: Arc<Places>,
+    pub(super) service: Arc<Service>,
+}
+
+/// What answers those that were let in.
+pub(super) struct Service {
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) routes: Routes,
     pub(super) audit: Arc<Audit>,
+    pub(super) metrics: ServiceMetrics,
     /// Items that a connection may have under way.
     pub(super) items: usize,
+    /// How long a message may take from its first byte to its last.
+    pub(super) message_within: Duration,
+    /// How long a peer may leave an answer where it is.
+    pub(super) taken_within: Duration,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -60,33 +86,38 @@ impl Hall {
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
-        handshake: OwnedSemaphorePermit,
+        standing: Standing,
     ) {
         // A batch is a message, and leaves as soon as it is written.
         let _ = stream.set_nodelay(true);
-        let mut stopping = self.stopping.clone();
+        let mut stopping = self.service.stopping.clone();
         let accepted = tokio::select! {
             accepted = self.acceptor.accept(stream) => accepted,
             // The sender is gone with the listener.
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
-        drop(handshake);
+        drop(standing);
+        let audit = &self.service.audit;
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            Err(error) => return self.audit.turned_away(from, None, &error, Instant::now()),
+            Err(error) => return audit.turned_away(from, None, &error, Instant::now().into()),
         };
-        match self.admit(&peer) {
+        let reason = match self.admit(&peer) {
             Ok((admitted, place)) => {
-                let io = TokioIo::new(stream);
-                if let Some(reason) = self.answer(io, &peer, admitted).await {
-                    self.audit.turned_away(from, Some(&peer.id), &reason, Instant::now());
-                }
+                let reason = self.service.answer(TokioIo::new(stream), &peer, admitted).await;
                 drop(place);
+                reason
             }
-            Err(reason) => {
-                self.audit.turned_away(from, Some(&peer.id), &reason, Instant::now());
-            }
+            Err(reason) => Some(reason),
+        };
+        if let Some(reason) = reason {
+            audit.turned_away(from, Some(&peer.id), &reason, Instant::now().into());
         }
+    }
+
+    /// Writes down that a stranger was refused unheard.
+    pub(super) fn turned_away(&self, from: SocketAddr, reason: &dyn Display) {
+        self.service.audit.turned_away(from, None, reason, Instant::now().into());
     }
 
     /// The gate decides; then there has to be a place.
@@ -95,26 +126,32 @@ impl Hall {
         let place = self.places.take(&peer.id).map_err(|full| full.to_string())?;
         Ok((admitted, place))
     }
+}
 
+impl Service {
     /// Answers until the peer leaves; says why, if it was cut off.
-    async fn answer<I>(&self, io: I, peer: &Peer, admitted: Admitted) -> Option<String>
+    pub(super) async fn answer<I>(
+        self: &Arc<Self>,
+        io: I,
+        peer: &Peer,
+        admitted: Admitted,
+    ) -> Option<String>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
+        let _connected = self.metrics.connected();
         let Admitted { front_end, until } = admitted;
         let (leave, leaving) = watch::channel(false);
-        let seat = Arc::new(Seat { front_end, room: Room::of(self.items), leaving });
-        let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(Arc::clone(&seat));
-            // Clones share what they route to, and are always ready.
-            self.routes.clone().call(request.map(Body::new))
-        });
+        let (room, departures) = (Room::of(self.items), Arc::new(Departures::default()));
+        let mut ends = self.ends(&peer.id, peer.not_after, until, &departures);
+        let seat = Arc::new(Seat { front_end, room, departures: Arc::clone(&departures), leaving });
+        let service = Arc::clone(self);
+        let service =
+            service_fn(move |request| Arc::clone(&service).call(request, Arc::clone(&seat)));
         let mut connection = std::pin::pin!(http().serve_connection(io, service));
-        let mut ends = self.ends(&peer.id, peer.not_after, until);
         loop {
             tokio::select! {
-                // A broken connection concerns the peer alone, who knows.
-                _ = connection.as_mut() => return None,
+                ended = connection.as_mut() => return ended.err().as_ref().and_then(fault),
                 end = ends.next() => match end {
                     End::Leave => {
                         // What is read is answered; a GOAWAY says that nothing more is.
@@ -127,15 +164,62 @@ impl Hall {
         }
     }
 
+    /// Answers one call. What a call did not bring to its service is written down here; the rest is for the service.
+    async fn call(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        seat: Arc<Seat>,
+    ) -> Result<Response<Departure>, Infallible> {
+        let seen = Seen::default();
+        request.extensions_mut().insert(Arc::clone(&seat));
+        request.extensions_mut().insert(seen.clone());
+        let path = request.uri().path().to_owned();
+        let request = request.map(|body| Body::new(Arrival::of(body, self.message_within)));
+        // Clones share what they route to, and are always ready.
+        let response = self.routes.clone().call(request).await?;
+        if !seen.is_set()
+            && let Some(status) = Status::from_header_map(response.headers())
+        {
+            let caller = Caller::FrontEnd {
+                name: Arc::clone(seat.front_end.record.name().shared()),
+                instance: Arc::default(),
+            };
+            let (id, failure) = (|| Some(Excerpt::of(&path)), Failure::Unreadable(status.into()));
+            self.audit.refused(&caller, "call", id, &failure, Instant::now().into());
+        }
+        Ok(response.map(|body| Departure::of(body, &seat.departures)))
+    }
+
     fn ends<'a>(
         &'a self,
         id: &'a SpiffeId,
         not_after: Timestamp,
         until: BoxFuture<'static, String>,
+        departures: &'a Departures,
     ) -> Ends<'a> {
-        let stopping = self.stopping.clone();
-        Ends { clock: &*self.clock, id, not_after, until, stopping, left: false }
+        let life = not_after.since(self.clock.now()) + Duration::from_secs(1);
+        let latest = Instant::now() + life.min(LONGEST_LIFE);
+        let (clock, stopping) = (&*self.clock, self.stopping.clone());
+        let taken_within = self.taken_within;
+        Ends {
+            clock,
+            id,
+            not_after,
+            latest,
+            until,
+            departures,
+            taken_within,
+            stopping,
+            left: false,
+        }
     }
+}
+
+/// What the peer has done that no HTTP/2 is. A connection that breaks concerns it alone, who knows.
+fn fault(error: &hyper::Error) -> Option<String> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    let reason = error.reason().filter(|_| !error.is_remote())?;
+    Some(format!("it does what HTTP/2 does not allow: {}", reason.description()))
 }
 
 fn http() -> http2::Builder<TokioExecutor> {
@@ -157,8 +241,13 @@ fn http() -> http2::Builder<TokioExecutor> {
 struct Ends<'a> {
     clock: &'a dyn Clock,
     id: &'a SpiffeId,
+    /// The last second of its certificate, by the wall clock.
     not_after: Timestamp,
+    /// The same as it was at the handshake, by the clock that cannot be set.
+    latest: Instant,
     until: BoxFuture<'static, String>,
+    departures: &'a Departures,
+    taken_within: Duration,
     stopping: watch::Receiver<bool>,
     /// Whether the peer was told to leave.
     left: bool,
@@ -174,18 +263,21 @@ enum End {
 impl Ends<'_> {
     async fn next(&mut self) -> End {
         loop {
-            let now = self.clock.now();
-            if now > self.not_after {
+            let left = self.life();
+            if left.is_zero() {
                 let (id, end) = (self.id, self.not_after);
                 return End::CutOff(format!("the certificate of {id} has ended at {end}"));
             }
-            if !self.left && now.plus(NOTICE) > self.not_after {
+            if !self.left && left <= NOTICE {
                 self.left = true;
                 return End::Leave;
             }
-            let left = self.not_after.since(now) + Duration::from_secs(1);
-            let (notice, left) = (left.saturating_sub(NOTICE), left.min(LOOK_EVERY));
-            let look = if self.left { left } else { left.min(notice) };
+            if self.departures.since().is_some_and(|since| since.elapsed() > self.taken_within) {
+                let milliseconds = self.taken_within.as_millis();
+                return End::CutOff(format!("it takes no answers: none for {milliseconds} ms"));
+            }
+            let notice = if self.left { Duration::ZERO } else { NOTICE };
+            let look = (left - notice).min(LOOK_EVERY).min(self.taken_within);
             tokio::select! {
                 reason = &mut self.until => return End::CutOff(reason),
                 // The sender is gone with the listener, which waits for this.
@@ -195,6 +287,62 @@ impl Ends<'_> {
                 }
                 () = tokio::time::sleep(look) => {}
             }
+        }
+    }
+
+    /// How long the certificate still lasts, by the clock that says less: one that is set back prolongs nothing.
+    fn life(&self) -> Duration {
+        let now = self.clock.now();
+        if now > self.not_after {
+            return Duration::ZERO;
+        }
+        let by_wall = self.not_after.since(now) + Duration::from_secs(1);
+        by_wall.min(self.latest.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    /// A wall clock that shows what it was set to.
+    struct Set(AtomicI64);
+
+    impl Clock for Set {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_unix(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_clock_that_is_set_prolongs_no_connection() {
+        let id = SpiffeId::parse("spiffe://td.test/mintmark/frontend/one").unwrap();
+        let (start, life) = (1_000_000, 3600);
+        for (set_to, ends_after) in [(start - 1800, life), (start, life), (start + life + 1, 10)] {
+            let clock = Set(AtomicI64::new(set_to));
+            let (_stop, stopping) = watch::channel(false);
+            let begun = Instant::now();
+            let mut ends = Ends {
+                clock: &clock,
+                id: &id,
+                not_after: Timestamp::from_unix(start + life),
+                latest: begun + Duration::from_secs(3600),
+                until: Box::pin(std::future::pending()),
+                departures: &Departures::default(),
+                taken_within: Duration::from_secs(30),
+                stopping,
+                left: false,
+            };
+            if set_to > start {
+                assert!(matches!(ends.next().await, End::CutOff(_)), "it is over");
+                continue;
+            }
+            // The wall clock stands still, as if it were set back again and again.
+            assert!(matches!(ends.next().await, End::Leave));
+            assert!(matches!(ends.next().await, End::CutOff(_)));
+            assert_eq!(begun.elapsed().as_secs(), ends_after.unsigned_abs());
         }
     }
 }

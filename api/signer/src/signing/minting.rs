@@ -16,7 +16,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, pending};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use mintmark_proto::signing::v1::{MintRequest, MintResponse, Priority};
 use tokio::sync::watch;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::authorise::{Item, authorise};
 use super::outbox::Outbox;
@@ -25,8 +25,8 @@ use crate::audit::Audit;
 use crate::metrics::ServiceMetrics;
 use crate::status::{Document, Failure};
 
-/// Most items of a message.
-pub(super) const MOST_ITEMS: usize = 1024;
+/// The version of `mintmark.signing.v1` that is spoken here: all fields that restrict up to that one are known.
+pub(crate) const VERSION: u32 = 1;
 /// A stream that has so many unanswered is not read from.
 const MOST_UNANSWERED: usize = 4096;
 /// How long a mint may take, its wait included.
@@ -109,7 +109,7 @@ impl Minting {
                 Event::Answered(answers) => self.answered(answers),
                 Event::Asked(Ok(Some(request))) => self.asked(request),
                 Event::Asked(Ok(None)) => self.requests = None,
-                Event::Asked(Err(status)) => self.read_no_more(status),
+                Event::Asked(Err(status)) => self.unreadable(status),
                 Event::Leaving => self.read_no_more(Failure::Stopping.into()),
                 Event::RoomAgain => {}
             }
@@ -147,6 +147,15 @@ impl Minting {
         self.end = Some(status);
     }
 
+    /// Ends the stream because the peer's messages cannot be read.
+    fn unreadable(&mut self, status: Status) {
+        // A connection that breaks concerns the peer alone, and is of no code that a fault of its would have.
+        if status.code() == Code::Unknown || self.leaving.has_changed().is_err() {
+            return self.read_no_more(status);
+        }
+        self.broken(Failure::Unreadable(status.into()));
+    }
+
     /// Ends the stream for what the peer has sent.
     fn broken(&mut self, failure: Failure) {
         let caller = self.caller.clone().unwrap_or_else(|| Caller::FrontEnd {
@@ -160,9 +169,6 @@ impl Minting {
     /// Admits what may be, and answers the rest.
     fn asked(&mut self, request: MintRequest) {
         let items = request.x509.len() + request.jwt.len();
-        if items > MOST_ITEMS {
-            return self.broken(Failure::TooManyItems(items));
-        }
         let caller = match self.caller(&request) {
             Ok(caller) => caller,
             Err(failure) => return self.broken(failure),
@@ -190,6 +196,9 @@ impl Minting {
     fn caller(&mut self, request: &MintRequest) -> Result<Caller, Failure> {
         if let Some(caller) = &self.caller {
             return Ok(caller.clone());
+        }
+        if request.least_version > VERSION {
+            return Err(Failure::Version(request.least_version));
         }
         let instance = request.instance_id.as_str();
         let is_of_it = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);

@@ -3,8 +3,11 @@
 //! `connection` lets peers in and ends their connections, `minting` and `follow` are the two calls of
 //! `mintmark.signing.v1`, [`authorise`](mod@authorise) decides on each item.
 
+mod arrival;
 pub mod authorise;
 mod connection;
+mod departure;
+mod doorstep;
 mod follow;
 mod gate;
 mod minting;
@@ -26,7 +29,7 @@ use mintmark_proto::signing::v1::signing_server::{self, SigningServer};
 use mintmark_proto::signing::v1::{FollowRequest, FollowResponse, MintRequest, MintResponse};
 use mintmark_transport::{Acceptor, HandshakeError, Trust, TrustError};
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,9 +38,11 @@ use crate::audit::Audit;
 use crate::metrics::ServiceMetrics;
 use crate::own_identity::{OwnIdentity, OwnIdentityError};
 use crate::services::not_offered;
-use connection::Hall;
+use connection::{Hall, Service};
+use doorstep::Doorstep;
 use follow::Following;
 pub use gate::{Admitted, FrontEndView, Gate, Refused, UsualLives, by_records};
+pub(crate) use minting::VERSION;
 use minting::{Minting, Workshop};
 use places::Places;
 use seat::Seat;
@@ -60,8 +65,14 @@ pub struct Limits {
     pub connections_of_a_peer: usize,
     /// Connections that have not shown who they are; further ones wait in the kernel's queue.
     pub handshakes: usize,
+    /// Those of one address (64 bits of it, if it is of IPv6); further ones are refused.
+    pub handshakes_of_an_address: usize,
     /// How long one may take to do so.
     pub handshake_within: Duration,
+    /// How long a message that has begun may take until it is there as a whole.
+    pub message_within: Duration,
+    /// How long an answer may wait for its peer to take it; then the connection is cut off.
+    pub taken_within: Duration,
     /// Items that one connection may have under way; its streams are not read from beyond that.
     pub items_of_a_connection: usize,
 }
@@ -72,7 +83,10 @@ impl Default for Limits {
             connections: 1024,
             connections_of_a_peer: 128,
             handshakes: 256,
+            handshakes_of_an_address: 64,
             handshake_within: Duration::from_secs(5),
+            message_within: Duration::from_secs(10),
+            taken_within: Duration::from_secs(30),
             items_of_a_connection: 16 * 1024,
         }
     }
@@ -173,12 +187,12 @@ impl SigningListener {
         let audit = Arc::new(Audit::new(services.metrics.clone(), Instant::now()));
         let (stop, stopping) = watch::channel(false);
         let places = Places::of(services.limits);
-        let handshakes = Arc::new(Semaphore::new(services.limits.handshakes));
+        let doorstep = Doorstep::of(services.limits);
         let hall = hall(services, &own, &trust, &audit, places, stopping)?;
         let mut connections = JoinSet::new();
         tokio::select! {
             () = shutdown => {}
-            never = accept(&listener, &hall, &handshakes, &mut connections) => match never {},
+            never = accept(&listener, &hall, &doorstep, &mut connections) => match never {},
             never = own.keep_fresh() => match never {},
             never = follow_trust(bundle, &trust) => match never {},
         }
@@ -203,36 +217,59 @@ fn hall(
     places: Arc<Places>,
     stopping: watch::Receiver<bool>,
 ) -> Result<Arc<Hall>, SigningError> {
-    let SigningServices { pipeline, clock, gate, bundle, metrics, limits } = services;
-    let (shown, within) = (Arc::clone(own.shown()), limits.handshake_within);
-    let acceptor = Acceptor::new(shown, Arc::clone(trust), Arc::clone(&clock), within)?;
-    let workshop = Workshop { pipeline, metrics, audit: Arc::clone(audit) };
+    let (shown, within) = (Arc::clone(own.shown()), services.limits.handshake_within);
+    let clock = Arc::clone(&services.clock);
+    let acceptor = Acceptor::new(shown, Arc::clone(trust), clock, within)?;
+    let gate = Arc::clone(&services.gate);
+    let service = service(services, audit, stopping);
+    Ok(Arc::new(Hall { acceptor, gate, places, service }))
+}
+
+/// What answers front ends, once they are let in.
+fn service(
+    services: SigningServices,
+    audit: &Arc<Audit>,
+    stopping: watch::Receiver<bool>,
+) -> Arc<Service> {
+    let SigningServices { pipeline, clock, gate: _, bundle, metrics, limits } = services;
+    let workshop = Workshop { pipeline, metrics: metrics.clone(), audit: Arc::clone(audit) };
     let signing = Signing { workshop: Arc::new(workshop), bundle };
     let signing = SigningServer::new(signing)
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_ANSWER);
     let routes = Routes::from(Routes::new(signing).into_axum_router().fallback(not_offered));
+    let Limits { items_of_a_connection: items, message_within, taken_within, .. } = limits;
     let audit = Arc::clone(audit);
-    let items = limits.items_of_a_connection;
-    Ok(Arc::new(Hall { acceptor, gate, clock, places, routes, audit, items, stopping }))
+    Arc::new(Service {
+        clock,
+        routes,
+        audit,
+        metrics,
+        items,
+        message_within,
+        taken_within,
+        stopping,
+    })
 }
 
 /// Takes connections, as many as may show who they are at once; each is served by a task that ends with the set.
 async fn accept(
     listener: &tokio::net::TcpListener,
     hall: &Arc<Hall>,
-    handshakes: &Arc<Semaphore>,
+    doorstep: &Arc<Doorstep>,
     connections: &mut JoinSet<()>,
 ) -> Infallible {
     loop {
-        let permit = Arc::clone(handshakes).acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
+        let room = doorstep.room().await;
         // What has ended leaves the set.
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, from)) => {
-                connections.spawn(Arc::clone(hall).serve(stream, from, permit));
-            }
+            Ok((stream, from)) => match doorstep.step_on(from.ip(), room) {
+                Ok(standing) => {
+                    connections.spawn(Arc::clone(hall).serve(stream, from, standing));
+                }
+                Err(crowded) => hall.turned_away(from, &crowded),
+            },
             Err(error) => {
                 tracing::warn!(%error, "signing listener: a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

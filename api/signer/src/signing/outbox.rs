@@ -128,7 +128,7 @@ fn code(failure: &Failure) -> Code {
         failure => match failure.kind() {
             Kind::Overload => Code::Overload,
             Kind::Policy => Code::Refused,
-            Kind::Request | Kind::Connection => Code::Malformed,
+            Kind::Request | Kind::Connection | Kind::Stranger => Code::Malformed,
             Kind::Failure if failure.is_away() => Code::Unavailable,
             Kind::Failure => Code::Internal,
         },

@@ -1,13 +1,14 @@
 //! What the streams of one connection share: who it is, how much it may have under way, and whether it is ending.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::sync::watch;
 use tonic::Request;
 
+use super::departure::Departures;
 use super::gate::FrontEndView;
 use crate::status::Failure;
 
@@ -15,14 +16,29 @@ use crate::status::Failure;
 pub(super) struct Seat {
     pub(super) front_end: FrontEndView,
     pub(super) room: Arc<Room>,
+    /// What it has to take.
+    pub(super) departures: Arc<Departures>,
     /// True when nothing more is to be read.
     pub(super) leaving: watch::Receiver<bool>,
 }
 
 impl Seat {
-    /// The seat of the connection over which a call comes.
+    /// The seat of the connection over which a call comes, for the service that has it from now on.
     pub(super) fn of<T>(request: &Request<T>) -> Result<Arc<Self>, Failure> {
+        if let Some(seen) = request.extensions().get::<Seen>() {
+            seen.0.store(true, Ordering::Relaxed);
+        }
         request.extensions().get::<Arc<Self>>().cloned().ok_or(Failure::CallerUnknown)
+    }
+}
+
+/// Whether a call has come to its service. What is wrong with one that has not, no service writes down.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen(Arc<AtomicBool>);
+
+impl Seen {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

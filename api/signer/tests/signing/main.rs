@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test states its expectations by unwrapping")]
 
+#[path = "../../../transport/tests/support/credulous.rs"]
+mod credulous;
+mod hostile;
 mod raw;
 mod stage;
 
@@ -123,6 +126,7 @@ async fn good_items_are_minted_and_bad_ones_harm_no_neighbour() {
         ],
         jwt: vec![jwt(4, "/d", &["x"]), jwt(21, "/d", &[]), jwt(22, "", &["x"])],
         instance_id: "i-1".into(),
+        ..MintRequest::default()
     };
     let outcomes = outcomes(&stage.mint(request).await.unwrap());
     for (id, path) in [(1, "/a"), (2, "/b"), (3, "/c")] {
@@ -464,22 +468,4 @@ async fn what_is_not_there_yet_is_said_to_be_not_offered() {
     let channel = stage.channel(stage.front_end().await).await.unwrap();
     let error = ControlClient::new(channel).report(ReportRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented, "{error}");
-}
-
-#[tokio::test]
-async fn an_endless_header_block_ends_its_connection() {
-    let stage = Stage::start().await;
-    let mut peer = stage.raw(stage.front_end().await).await;
-    let sent = peer.endless_headers(64 << 20).await;
-    assert!(sent < 8 << 20, "{sent} bytes were taken");
-    stage.mint(batch(vec![x509(1, "/a")])).await.unwrap();
-}
-
-#[tokio::test]
-async fn ten_thousand_idle_streams_are_few() {
-    let stage = Stage::start().await;
-    let mut peer = stage.raw(stage.front_end().await).await;
-    let refused = peer.idle_streams(10_000).await;
-    assert!(refused, "streams beyond the bound are refused, or the connection ends");
-    stage.mint(batch(vec![x509(1, "/a")])).await.unwrap();
 }

@@ -4,14 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::credulous::Credulous;
+use crate::stage::Shown;
+
+/// `SETTINGS_INITIAL_WINDOW_SIZE` of nothing: answers cannot leave.
+pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -19,6 +24,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// A connection whose frames are ours.
@@ -30,21 +36,85 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The headers of a call, in HPACK (RFC 7541): two from the static table, the others as literals.
-fn call_headers() -> Vec<u8> {
+fn call_headers(method: &str) -> Vec<u8> {
     let literal = |index: u8, value: &str| {
         [&[index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
     };
     let content_type = [&[0x0f, 0x10][..], &[16], b"application/grpc"].concat();
-    let path = literal(0x04, "/mintmark.signing.v1.Signing/Mint");
+    let path = literal(0x04, &format!("/mintmark.signing.v1.Signing/{method}"));
     [&[0x83, 0x86][..], &path, &literal(0x01, "signer"), &content_type].concat()
 }
 
 impl RawPeer {
-    pub(crate) async fn greet(mut stream: TlsStream<TcpStream>) -> Self {
+    pub(crate) async fn greet(mut stream: TlsStream<TcpStream>, settings: &[u8]) -> Self {
         let preface =
-            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, settings)[..]].concat();
         stream.write_all(&preface).await.unwrap();
         Self(stream)
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.0.write_all(&frame(kind, flags, stream, payload)).await.unwrap();
+        self.0.flush().await.unwrap();
+    }
+
+    /// Begins a call.
+    pub(crate) async fn call(&mut self, method: &str, stream: u32) {
+        self.send(HEADERS, END_HEADERS, stream, &call_headers(method)).await;
+    }
+
+    /// Goes on with it: bytes of messages with their heads, wherever they are cut.
+    pub(crate) async fn say(&mut self, stream: u32, bytes: &[u8]) {
+        for part in bytes.chunks(16 * 1024) {
+            self.send(DATA, 0, stream, part).await;
+        }
+    }
+
+    /// Begins calls and gives them up at once; says whether the server ended the connection.
+    pub(crate) async fn resets(&mut self, count: u32) -> bool {
+        let open = |stream| frame(HEADERS, END_HEADERS, stream, &call_headers("Mint"));
+        let cancel = |stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        let (mut reader, mut writer) = tokio::io::split(&mut self.0);
+        let resetting = async {
+            for stream in (0..count).map(|at| 2 * at + 1) {
+                let both = [open(stream), cancel(stream)].concat();
+                if writer.write_all(&both).await.is_err() {
+                    return;
+                }
+            }
+            let _ = writer.flush().await;
+        };
+        let ended = async {
+            while let Ok((kind, ..)) = next_frame(&mut reader).await {
+                if kind == GOAWAY {
+                    break;
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended);
+        tokio::join!(resetting, ended).1.is_ok()
+    }
+
+    /// Whether the server ends that call within that time, or the connection.
+    pub(crate) async fn ends(&mut self, stream: u32, within: Duration) -> bool {
+        let ends = async {
+            while let Ok((kind, flags, of, _)) = next_frame(&mut self.0).await {
+                let end = kind == RST_STREAM || kind == HEADERS && flags & END_STREAM != 0;
+                if of == stream && end || kind == GOAWAY {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(within, ends).await.is_ok()
+    }
+
+    /// The first bytes of an answer.
+    pub(crate) async fn answer(&mut self) -> Vec<u8> {
+        loop {
+            if let (DATA, _, _, payload) = next_frame(&mut self.0).await.unwrap() {
+                return payload;
+            }
+        }
     }
 
     /// Sends a header block that does not end; says how many bytes of it were taken.
@@ -57,7 +127,7 @@ impl RawPeer {
         let part = [[0x0f, 0x10, 100].as_slice(), &[b'a'; 100]].concat().repeat(100);
         let sending = async {
             let mut sent = 0;
-            let mut next = frame(HEADERS, 0, 1, &call_headers());
+            let mut next = frame(HEADERS, 0, 1, &call_headers("Mint"));
             while sent < most && writer.write_all(&next).await.is_ok() {
                 sent += next.len();
                 next = frame(CONTINUATION, 0, 1, &part);
@@ -73,7 +143,7 @@ impl RawPeer {
         let (mut reader, mut writer) = tokio::io::split(&mut self.0);
         let opening = async {
             for at in 0..count {
-                let open = frame(HEADERS, END_HEADERS, 2 * at + 1, &call_headers());
+                let open = frame(HEADERS, END_HEADERS, 2 * at + 1, &call_headers("Mint"));
                 if writer.write_all(&open).await.is_err() {
                     break;
                 }
@@ -82,22 +152,13 @@ impl RawPeer {
             std::future::pending::<()>().await;
         };
         let refused = async {
-            loop {
-                let mut head = [0; 9];
-                if reader.read_exact(&mut head).await.is_err() {
-                    return true;
-                }
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                let mut payload = vec![0; length as usize];
-                if reader.read_exact(&mut payload).await.is_err() {
-                    return true;
-                }
-                match head[3] {
-                    RST_STREAM | GOAWAY => return true,
-                    DATA | HEADERS => return false,
-                    _ => {}
+            // It may end the connection too.
+            while let Ok((kind, ..)) = next_frame(&mut reader).await {
+                if kind == RST_STREAM || kind == GOAWAY {
+                    break;
                 }
             }
+            true
         };
         let refused = tokio::time::timeout(Duration::from_secs(60), refused);
         tokio::select! {
@@ -105,6 +166,23 @@ impl RawPeer {
             () = opening => unreachable!("it is pending"),
         }
     }
+}
+
+/// The next frame: its type, flags, stream and payload.
+async fn next_frame(
+    reader: &mut (impl AsyncRead + Unpin),
+) -> std::io::Result<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    reader.read_exact(&mut head).await?;
+    let [a, b, c, kind, flags, stream @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    reader.read_exact(&mut payload).await?;
+    Ok((kind, flags, u32::from_be_bytes(stream), payload))
+}
+
+/// A message with its head.
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
+    [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
 }
 
 /// What a peer gets that has no certificate and asks all the same.
@@ -125,41 +203,30 @@ pub(crate) async fn without_certificate(address: SocketAddr) -> std::io::Result<
     Ok(received)
 }
 
-/// Believes every server.
-#[derive(Debug)]
-struct Credulous;
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+/// Connects twice as a client that would resume any session; whether each handshake was a whole one, and how many
+/// tickets came.
+pub(crate) async fn eager(address: SocketAddr, shown: &Shown) -> Vec<(bool, u32)> {
+    let mut settings = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_client_auth_cert(shown.chain.clone(), shown.private.clone_key())
+        .unwrap();
+    settings.alpn_protocols = vec![b"h2".to_vec()];
+    settings.enable_early_data = true;
+    let connector = TlsConnector::from(Arc::new(settings));
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("signer.test").unwrap();
+        let stream = connector.connect(name, stream).await.unwrap();
+        let mut peer = RawPeer::greet(stream, &[]).await;
+        // A ticket would come before the first frame.
+        next_frame(&mut peer.0).await.unwrap();
+        let tls = peer.0.get_ref().1;
+        let whole = tls.handshake_kind() == Some(rustls::HandshakeKind::Full);
+        seen.push((whole, tls.tls13_tickets_received()));
     }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
+    seen
 }

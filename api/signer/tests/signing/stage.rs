@@ -1,7 +1,7 @@
 //! A signing listener with keys in memory, and front ends whose certificates another CA of its bundle has made.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -36,19 +36,20 @@ use mintmark_transport::{Connector, Credential, Identity, Peer, Trust};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PublicKeyData as _, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType, date_time_ymd,
 };
-use rustls::pki_types::PrivateKeyDer;
-use tokio::net::TcpStream;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 use tower::service_fn;
 use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
 use crate::raw::RawPeer;
 
@@ -61,7 +62,20 @@ const LONG: Duration = Duration::from_secs(60);
 /// A certificate and its key, and how records name the key.
 pub(crate) struct Shown {
     credential: Credential,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) private: PrivateKeyDer<'static>,
     fingerprint: [u8; 32],
+}
+
+impl Shown {
+    fn of(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
+        let spki = key.subject_public_key_info();
+        let fingerprint = *PublicKey::from_spki(&spki).unwrap().fingerprint();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let private = key.clone_key();
+        let credential = Credential::new(chain.clone(), key).unwrap();
+        Self { credential, chain, private, fingerprint }
+    }
 }
 
 /// A running listener. What it logs is the test's: run it on the test's own thread.
@@ -71,6 +85,7 @@ pub(crate) struct Stage {
     bundle: watch::Sender<Arc<Bundle>>,
     pipeline: Arc<Pipeline>,
     counted: PipelineMetrics,
+    metrics: ServiceMetrics,
     records: Records,
     ca: CertifiedIssuer<'static, KeyPair>,
     stop: Option<oneshot::Sender<()>>,
@@ -156,6 +171,7 @@ impl Stage {
         let text = Arc::new(Mutex::new(Vec::new()));
         let writer = SharedText(text.clone());
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        let layer = layer.with_filter(LevelFilter::INFO);
         let subscriber = tracing_subscriber::Registry::default().with(layer);
         let guard = tracing::subscriber::set_default(subscriber);
         let (authorities, ca) = (authorities().await, ca());
@@ -174,13 +190,13 @@ impl Stage {
         let clock = Arc::new(SystemClock);
         let pipeline =
             Pipeline::new(Arc::new(mint), bounds, clock.clone(), counted.clone()).unwrap();
-        let records = Records::new().await;
+        let (records, metrics) = (Records::new().await, ServiceMetrics::default());
         let services = SigningServices {
             pipeline: pipeline.clone(),
             clock,
             gate: records.gate(pipeline.mint()),
             bundle: follow,
-            metrics: ServiceMetrics::default(),
+            metrics: metrics.clone(),
             limits,
         };
         let listener = SigningListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -194,6 +210,7 @@ impl Stage {
             bundle,
             pipeline,
             counted,
+            metrics,
             records,
             ca,
             stop,
@@ -214,13 +231,32 @@ impl Stage {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into()
     }
 
+    /// The lines that front ends and strangers have caused.
+    pub(crate) fn audit_lines(&self) -> Vec<String> {
+        let text = self.log_text();
+        text.lines().filter(|line| line.contains("mintmark::audit")).map(str::to_owned).collect()
+    }
+
+    /// Waits for the audit line that has all of these in it.
+    pub(crate) async fn audited(&self, parts: &[&str]) {
+        let is_it = |line: &String| parts.iter().all(|part| line.contains(part));
+        let there = || self.audit_lines().iter().any(is_it);
+        eventually(there, &format!("a line with {parts:?} in it: {:#?}", self.audit_lines())).await;
+    }
+
     pub(crate) fn issue(&self, params: CertificateParams) -> Shown {
         let key = KeyPair::generate().unwrap();
         let chain = vec![params.signed_by(&key, &self.ca).unwrap().der().clone()];
-        let fingerprint =
-            *PublicKey::from_spki(&key.subject_public_key_info()).unwrap().fingerprint();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        Shown { credential: Credential::new(chain, key).unwrap(), fingerprint }
+        Shown::of(chain, &key)
+    }
+
+    /// By a CA that an authority of the bundle has certified, as an issuing key is.
+    pub(crate) fn issue_below(&self, params: CertificateParams) -> Shown {
+        let [below, leaf] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let certificate = ca_params().signed_by(&below, &self.ca).unwrap().der().clone();
+        let issuer = Issuer::new(ca_params(), below);
+        let chain = vec![params.signed_by(&leaf, &issuer).unwrap().der().clone(), certificate];
+        Shown::of(chain, &leaf)
     }
 
     pub(crate) async fn enrol(&self, shown: &Shown) {
@@ -252,12 +288,16 @@ impl Stage {
         self.records.ended.load(Ordering::SeqCst)
     }
 
+    /// A figure of the service.
+    pub(crate) fn figure(&self, name: &str) -> i64 {
+        let text = shown(|registry| self.metrics.register(registry, "1", Timestamp::EPOCH));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    }
+
     /// How many certificates wait, or did.
     pub(crate) fn admitted(&self) -> usize {
-        let mut registry = Registry::default();
-        self.counted.register(&mut registry);
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
+        let text = shown(|registry| self.counted.register(registry));
         let line = text.lines().find(|line| {
             ["\"leaf\"", "\"new\"", "\"admitted\""].iter().all(|part| line.contains(part))
         });
@@ -267,23 +307,31 @@ impl Stage {
     async fn connect(
         &self,
         shown: Shown,
+        from: Ipv4Addr,
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let bundle = self.pipeline.mint().bundle();
         let trust = Arc::new(Trust::of(bundle).unwrap());
         let (identity, signer) = (Identity::new(shown.credential), bundle.trust_domain.signer_id());
         let connector =
             Connector::new(identity, trust, signer, Arc::new(SystemClock), LONG).unwrap();
-        let stream = TcpStream::connect(self.address).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = socket.connect(self.address).await?;
         let (stream, _) = connector.connect(stream).await.map_err(io::Error::other)?;
         Ok(stream)
     }
 
-    pub(crate) async fn raw(&self, shown: Shown) -> RawPeer {
-        RawPeer::greet(self.connect(shown).await.unwrap()).await
+    /// A peer with these settings of HTTP/2.
+    pub(crate) async fn raw(&self, shown: Shown, settings: &[u8]) -> RawPeer {
+        RawPeer::greet(self.connect(shown, Ipv4Addr::LOCALHOST).await.unwrap(), settings).await
     }
 
     pub(crate) async fn channel(&self, shown: Shown) -> io::Result<Channel> {
-        let mut stream = Some(self.connect(shown).await?);
+        self.channel_from(shown, Ipv4Addr::LOCALHOST).await
+    }
+
+    pub(crate) async fn channel_from(&self, shown: Shown, from: Ipv4Addr) -> io::Result<Channel> {
+        let mut stream = Some(self.connect(shown, from).await?);
         let once = service_fn(move |_: Uri| {
             let stream = stream.take().map(TokioIo::new);
             async { stream.ok_or_else(|| io::Error::other("it connects once")) }
@@ -377,10 +425,23 @@ pub(crate) fn ends_after(params: &mut CertificateParams, span: Duration) {
 }
 
 fn ca() -> CertifiedIssuer<'static, KeyPair> {
+    CertifiedIssuer::self_signed(ca_params(), KeyPair::generate().unwrap()).unwrap()
+}
+
+fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    params
+}
+
+/// Figures as they are shown.
+fn shown(register: impl FnOnce(&mut Registry)) -> String {
+    let mut registry = Registry::default();
+    register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    text
 }
 
 async fn authorities() -> Authorities {

@@ -1,5 +1,7 @@
 //! Authorities and certificates of another library's making.
 
+mod credulous;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +14,16 @@ use ca_core::key::PublicKey;
 use mintmark_transport::{Credential, Trust};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
-    SignatureAlgorithm, date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    SerialNumber, SignatureAlgorithm, date_time_ymd,
 };
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
+
+pub(crate) use credulous::Credulous;
 
 pub(crate) const TRUST_DOMAIN: &str = "td.test";
 pub(crate) const FRONT_END: &str = "spiffe://td.test/mintmark/frontend/one";
@@ -46,6 +49,21 @@ pub(crate) struct Authority {
     key: Vec<u8>,
 }
 
+/// A CA that the authority of a trust domain has certified.
+pub(crate) struct Below {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Below {
+    pub(crate) fn issue(&self, params: CertificateParams) -> Credential {
+        let pair = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&pair, &self.issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(pair.serialize_der()).unwrap();
+        Credential::new(vec![leaf, self.certificate.clone()], key).unwrap()
+    }
+}
+
 /// A certificate with everything about it.
 pub(crate) struct Issued {
     pub(crate) credential: Credential,
@@ -67,6 +85,20 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let bytes = key.serialize_der();
         Self { issuer: CertifiedIssuer::self_signed(params, key).unwrap(), key: bytes }
+    }
+
+    /// A CA below this one, that has everything but what `change` takes from it.
+    pub(crate) fn below(&self, change: impl FnOnce(&mut CertificateParams)) -> Below {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("below");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        begins(&mut params, now().minus(Duration::from_secs(60)));
+        ends(&mut params, now().plus(Duration::from_secs(3600)));
+        change(&mut params);
+        let pair = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&pair, &self.issuer).unwrap().der().clone();
+        Below { issuer: Issuer::new(params, pair), certificate }
     }
 
     pub(crate) fn certificate(&self) -> CertificateDer<'static> {
@@ -184,44 +216,5 @@ impl ResolvesClientCert for Shown {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-/// Believes every server.
-#[derive(Debug)]
-pub(crate) struct Credulous;
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
