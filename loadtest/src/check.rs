@@ -16,6 +16,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use mintmark_proto::signing::v1 as signing;
 use mintmark_proto::spire::types;
 use rustix::process::setpriority_process;
 use rustix::time::{ClockId, clock_gettime};
@@ -243,19 +244,40 @@ impl TryFrom<types::Bundle> for Bundle {
     type Error = BundleError;
 
     fn try_from(bundle: types::Bundle) -> Result<Self, BundleError> {
-        let roots = bundle.x509_authorities.iter().enumerate().map(|(place, root)| {
-            let der = CertificateDer::from(&root.asn1[..]);
-            anchor_from_trusted_cert(&der)
+        let roots = bundle.x509_authorities.iter().map(|root| &root.asn1);
+        let keys = bundle.jwt_authorities.iter().map(|key| (&*key.key_id, &key.public_key));
+        Self::of(roots, keys)
+    }
+}
+
+impl TryFrom<signing::Bundle> for Bundle {
+    type Error = BundleError;
+
+    fn try_from(bundle: signing::Bundle) -> Result<Self, BundleError> {
+        let roots = bundle.x509_authorities.iter().map(|root| &root.certificate);
+        let keys = bundle.jwt_authorities.iter().map(|key| (&*key.key_id, &key.public_key));
+        Self::of(roots, keys)
+    }
+}
+
+impl Bundle {
+    /// Of root certificates, and of public keys by their `kid`.
+    fn of<'a>(
+        roots: impl Iterator<Item = &'a Bytes>,
+        keys: impl Iterator<Item = (&'a str, &'a Bytes)>,
+    ) -> Result<Self, BundleError> {
+        let roots = roots.enumerate().map(|(place, root)| {
+            anchor_from_trusted_cert(&CertificateDer::from(&root[..]))
                 .map(|anchor| anchor.to_owned())
                 .map_err(|error| BundleError::Root(place, error))
         });
-        let keys = bundle.jwt_authorities.iter().filter_map(|key| {
+        let keys = keys.filter_map(|(kid, key)| {
             // A key of another kind is none of ours; a token by it is in doubt.
             let found = TOKEN_ALGORITHMS.iter().find_map(|(name, algorithm)| {
-                let key = ParsedPublicKey::new(*algorithm, &key.public_key).ok()?;
+                let key = ParsedPublicKey::new(*algorithm, key).ok()?;
                 Some(TokenKey { algorithm: name, key })
             });
-            found.map(|found| (key.key_id.clone(), found))
+            found.map(|found| (kid.to_owned(), found))
         });
         Ok(Self { roots: roots.collect::<Result<_, _>>()?, keys: keys.collect() })
     }
