@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::asks::{AskError, Asks};
 use crate::calibration::Calibration;
-use crate::check::{Bundle, Checker};
+use crate::check::{Bundle, Checker, CheckerBroken};
 use crate::course::{Course, Watcher, Window};
 use crate::ledger::{Ledger, record, spans};
 use crate::pace::{self, MonotonicTime};
@@ -41,6 +41,9 @@ pub enum RunError {
     /// There is nothing to ask with.
     #[error(transparent)]
     Asks(#[from] AskError),
+    /// Answers cannot be checked any more.
+    #[error(transparent)]
+    Checks(#[from] CheckerBroken),
     /// The cryptography library does not work.
     #[error("cannot calibrate: AWS-LC does not sign on this machine")]
     Calibration(#[from] Unspecified),
@@ -63,9 +66,9 @@ pub fn run(plan: &Plan, look: &(dyn Fn(Glance<'_>) + Sync)) -> Result<Report, Ru
     let session = Session::prepare(plan, &runtime, look)?;
     let before = Calibration::measure()?;
     if !plan.warm_up.is_zero() {
-        session.part("warm-up", session.warm_up());
+        session.part("warm-up", session.warm_up())?;
     }
-    let (knee, part) = session.measure();
+    let (knee, part) = session.measure()?;
     let after = Calibration::measure()?;
     let checks = session.checker.as_ref().map(|checker| checker.findings());
     Ok(Report::new(plan, knee, part, checks, Calibrations { before, after }))
@@ -139,7 +142,7 @@ impl<'a> Session<'a> {
     }
 
     /// The part whose figures are the run's, after whatever has to come before it.
-    fn measure(&self) -> (Option<KneeReport>, Part) {
+    fn measure(&self) -> Result<(Option<KneeReport>, Part), RunError> {
         let drive = match self.plan.shape {
             Shape::Constant { rate, batch, duration } => {
                 Drive::Open(Schedule::even(rate, batch, duration))
@@ -149,30 +152,36 @@ impl<'a> Session<'a> {
             }
             Shape::Closed { duration, .. } => Drive::Closed { duration },
             Shape::Knee(knee) => {
-                let found = self.search(knee);
+                let found = self.search(knee)?;
                 let half = (found.knee.unwrap_or(knee.from) / 2).max(1);
                 let schedule = Schedule::even(half, knee.batch, knee.duration);
-                let part = self.part(&format!("half of the knee, {half}/s"), Drive::Open(schedule));
-                return (Some(found), part);
+                let part =
+                    self.part(&format!("half of the knee, {half}/s"), Drive::Open(schedule))?;
+                return Ok((Some(found), part));
             }
         };
-        (None, self.part("measurement", drive))
+        Ok((None, self.part("measurement", drive)?))
     }
 
-    fn search(&self, knee: Knee) -> KneeReport {
+    fn search(&self, knee: Knee) -> Result<KneeReport, RunError> {
         let (mut search, mut steps) = (Search::new(knee), Vec::new());
         while let Some(rate) = search.next() {
             let schedule = Schedule::even(rate, knee.batch, knee.step);
-            let part = self.part(&format!("step at {rate}/s"), Drive::Open(schedule));
+            let part = self.part(&format!("step at {rate}/s"), Drive::Open(schedule))?;
             let step = Step::judge(rate, Measured::of(&part), &knee);
-            search.tried(step.too_high.is_none());
+            search.tried(step.verdict());
             steps.push(step);
         }
-        KneeReport { knee: search.knee(), bounded: search.is_bounded(), steps }
+        Ok(KneeReport {
+            knee: search.knee(),
+            bounded: search.is_bounded(),
+            generator_limit: search.generator_limit(),
+            steps,
+        })
     }
 
     /// Sends what `drive` says, until the last answer is there and checked.
-    fn part(&self, name: &str, drive: Drive) -> Part {
+    fn part(&self, name: &str, drive: Drive) -> Result<Part, RunError> {
         let most = self.plan.most_in_flight();
         let planned = match drive {
             Drive::Open(schedule) => schedule.duration(),
@@ -198,9 +207,9 @@ impl<'a> Session<'a> {
         });
         if let Some(checker) = &self.checker {
             (self.look)(Glance::Checks);
-            checker.settle();
+            checker.settle()?;
         }
-        Part { counts: ledger.counts(), course, lateness, planned }
+        Ok(Part { counts: ledger.counts(), course, lateness, planned })
     }
 
     /// Keeps the pace on this thread; returns how late items left, where they had a time.
