@@ -35,7 +35,7 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct AskedKey {
     /// DER of the SubjectPublicKeyInfo.
-    pub public: Vec<u8>,
+    pub public: Bytes,
     /// DER of a CSR by it, for the ask's ID.
     pub csr: Bytes,
 }
@@ -99,7 +99,7 @@ impl AskedKey {
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names.push(SanType::URI(Ia5String::try_from(id.to_string())?));
         let csr = params.serialize_request(&pair)?.der().to_vec().into();
-        Ok(Self { public: pair.subject_public_key_info(), csr })
+        Ok(Self { public: pair.subject_public_key_info().into(), csr })
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
             let info = CertReq::from_der(csr).unwrap().info;
             assert!(info.subject.is_empty());
             assert_eq!(&info.public_key.to_der().unwrap(), public);
-            public
+            public.clone()
         });
         assert_eq!(keys.collect::<std::collections::BTreeSet<_>>().len(), 6);
     }

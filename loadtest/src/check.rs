@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use mintmark_proto::signing::v1 as signing;
 use mintmark_proto::spire::types;
 use rustix::process::setpriority_process;
 use rustix::time::{ClockId, clock_gettime};
@@ -86,7 +87,27 @@ struct Work {
     asks: Arc<Asks>,
     waiting: AtomicUsize,
     skipped: AtomicUsize,
+    /// Whether a thread has panicked: what it had will never be checked.
+    broken: AtomicBool,
     book: Mutex<Book>,
+}
+
+/// A thread that checks has panicked, which is a fault of the generator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "a check of an answer has panicked, as the message above says; report it, and run with --check 0 until it is mended"
+)]
+pub struct CheckerBroken;
+
+/// Says so, if it is dropped by a panic.
+struct Breaks<'a>(&'a AtomicBool);
+
+impl Drop for Breaks<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Release);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +129,7 @@ impl Checker {
             asks,
             waiting: AtomicUsize::new(0),
             skipped: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
             book: Mutex::default(),
         });
         for _ in 0..thread::available_parallelism().map_or(1, NonZeroUsize::get) {
@@ -137,9 +159,15 @@ impl Checker {
         }
     }
 
-    /// Blocks until every answer that was taken over is checked.
-    pub fn settle(&self) {
-        while self.work.waiting.load(Ordering::Acquire) > 0 {
+    /// Blocks until every answer that was taken over is checked, or never will be.
+    pub fn settle(&self) -> Result<(), CheckerBroken> {
+        loop {
+            if self.work.broken.load(Ordering::Acquire) {
+                return Err(CheckerBroken);
+            }
+            if self.work.waiting.load(Ordering::Acquire) == 0 {
+                return Ok(());
+            }
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -147,13 +175,13 @@ impl Checker {
     /// CPU time of the checks so far.
     #[must_use]
     pub fn cpu(&self) -> Duration {
-        self.work.book.lock().expect(BOOKING).cpu
+        self.work.open_book().cpu
     }
 
     /// What was found so far.
     #[must_use]
     pub fn findings(&self) -> Findings {
-        let book = self.work.book.lock().expect(BOOKING);
+        let book = self.work.open_book();
         let wrong = book.wrong.iter().map(|(what, (count, first))| Wrong {
             what,
             count: *count,
@@ -168,13 +196,16 @@ impl Checker {
     }
 }
 
-const BOOKING: &str = "booking a check does not panic";
-
 impl Work {
+    fn open_book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check_all(&self, handed_over: &Receiver<Vec<Claim>>) {
         // The last in line for a core: what is measured comes first. Nice values are a thread's (nice(2)),
         // and raising one's own is never refused.
         let _ = setpriority_process(None, 19);
+        let _breaks = Breaks(&self.broken);
         let mut issuers = Issuers::default();
         while let Ok(claims) = handed_over.recv_blocking() {
             let count = claims.len();
@@ -198,7 +229,7 @@ impl Work {
         }
         let time = clock_gettime(ClockId::ThreadCPUTime);
         let spent = Duration::try_from(time).unwrap_or_default();
-        let mut book = self.book.lock().expect(BOOKING);
+        let mut book = self.open_book();
         book.cpu += spent.saturating_sub(BEFORE.replace(spent));
         for result in results {
             book.checked += 1;
@@ -243,19 +274,40 @@ impl TryFrom<types::Bundle> for Bundle {
     type Error = BundleError;
 
     fn try_from(bundle: types::Bundle) -> Result<Self, BundleError> {
-        let roots = bundle.x509_authorities.iter().enumerate().map(|(place, root)| {
-            let der = CertificateDer::from(&root.asn1[..]);
-            anchor_from_trusted_cert(&der)
+        let roots = bundle.x509_authorities.iter().map(|root| &root.asn1);
+        let keys = bundle.jwt_authorities.iter().map(|key| (&*key.key_id, &key.public_key));
+        Self::of(roots, keys)
+    }
+}
+
+impl TryFrom<signing::Bundle> for Bundle {
+    type Error = BundleError;
+
+    fn try_from(bundle: signing::Bundle) -> Result<Self, BundleError> {
+        let roots = bundle.x509_authorities.iter().map(|root| &root.certificate);
+        let keys = bundle.jwt_authorities.iter().map(|key| (&*key.key_id, &key.public_key));
+        Self::of(roots, keys)
+    }
+}
+
+impl Bundle {
+    /// Of root certificates, and of public keys by their `kid`.
+    fn of<'a>(
+        roots: impl Iterator<Item = &'a Bytes>,
+        keys: impl Iterator<Item = (&'a str, &'a Bytes)>,
+    ) -> Result<Self, BundleError> {
+        let roots = roots.enumerate().map(|(place, root)| {
+            anchor_from_trusted_cert(&CertificateDer::from(&root[..]))
                 .map(|anchor| anchor.to_owned())
                 .map_err(|error| BundleError::Root(place, error))
         });
-        let keys = bundle.jwt_authorities.iter().filter_map(|key| {
+        let keys = keys.filter_map(|(kid, key)| {
             // A key of another kind is none of ours; a token by it is in doubt.
             let found = TOKEN_ALGORITHMS.iter().find_map(|(name, algorithm)| {
-                let key = ParsedPublicKey::new(*algorithm, &key.public_key).ok()?;
+                let key = ParsedPublicKey::new(*algorithm, key).ok()?;
                 Some(TokenKey { algorithm: name, key })
             });
-            found.map(|found| (key.key_id.clone(), found))
+            found.map(|found| (kid.to_owned(), found))
         });
         Ok(Self { roots: roots.collect::<Result<_, _>>()?, keys: keys.collect() })
     }
@@ -381,29 +433,28 @@ impl Bundle {
         now: Duration,
     ) -> Result<(), webpki::Error> {
         let time = UnixTime::since_unix_epoch(now);
-        let verify = |anchors: &[TrustAnchor<'_>], between: &[CertificateDer<'_>]| {
-            leaf.verify_for_usage(
-                ALL_VERIFICATION_ALGS,
-                anchors,
-                between,
-                time,
-                KeyUsage::client_auth(),
-                None,
-                None,
-            )
-            .map(|_| ())
-        };
+        let usage = || KeyUsage::client_auth();
         if let Some(known) = &issuers.last
             && known.until > now
             && known.intermediates == intermediates
         {
-            return verify(std::slice::from_ref(&known.anchor), &[]);
+            let anchors = std::slice::from_ref(&known.anchor);
+            let algorithms = ALL_VERIFICATION_ALGS;
+            let verified =
+                leaf.verify_for_usage(algorithms, anchors, &[], time, usage(), None, None);
+            return verified.map(|_| ());
         }
         let between: Vec<_> =
             intermediates.iter().map(|der| CertificateDer::from(&der[..])).collect();
-        verify(&self.roots, &between)?;
-        // A single one is on the path for certain.
-        if let [issuer] = &between[..] {
+        let (roots, algorithms) = (&self.roots, ALL_VERIFICATION_ALGS);
+        let path = leaf.verify_for_usage(algorithms, roots, &between, time, usage(), None, None)?;
+        // One that the path does not lead over was verified by nobody: the leaf may be a root's own.
+        let verified = |issuer: &CertificateDer<'_>| {
+            path.intermediate_certificates().any(|on_it| on_it.der() == *issuer)
+        };
+        if let [issuer] = &between[..]
+            && verified(issuer)
+        {
             let (anchor, until) = (anchor_from_trusted_cert(issuer)?.to_owned(), now + ISSUER_LIFE);
             issuers.last = Some(Issuer { intermediates: intermediates.to_vec(), anchor, until });
         }
@@ -445,4 +496,70 @@ impl Bundle {
 
 fn json(part: &str) -> Option<Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Plan, Settings};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
+        IsCa, KeyPair, PublicKeyData as _, SanType,
+    };
+
+    fn asks() -> Arc<Asks> {
+        let mut settings = Settings::default();
+        let text = "[ask]\nspiffe_id = \"spiffe://a.test/b\"\nids = 1\n[load]\nrate = 1\nduration = \"1s\"";
+        settings.read("p.toml".as_ref(), text).unwrap();
+        Arc::new(Asks::make(&Plan::check(settings).unwrap()).unwrap())
+    }
+
+    fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// An ask with a key of its own, and what `issuer` makes of it.
+    fn issued(issuer: &CertifiedIssuer<'static, KeyPair>) -> (Ask, Bytes) {
+        let pair = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI("spiffe://a.test/b".try_into().unwrap())];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let leaf = params.signed_by(&pair, issuer).unwrap().der().to_vec();
+        let public = pair.subject_public_key_info().into();
+        let key = Some(AskedKey { public, csr: Bytes::new() });
+        (Ask { id: "spiffe://a.test/b".parse().unwrap(), key }, leaf.into())
+    }
+
+    #[test]
+    fn an_intermediate_that_was_only_shown_verifies_nothing() {
+        let (root, stranger) = (authority("root"), authority("stranger"));
+        let authorities = vec![types::X509Certificate {
+            asn1: root.as_ref().der().to_vec().into(),
+            ..types::X509Certificate::default()
+        }];
+        let bundle = types::Bundle { x509_authorities: authorities, ..types::Bundle::default() };
+        let bundle = Bundle::try_from(bundle).unwrap();
+        let shown: Bytes = stranger.as_ref().der().to_vec().into();
+        let (mut issuers, now) = (Issuers::default(), Duration::from_secs(1_800_000_000));
+        let mut check = |issuer| {
+            let (ask, leaf) = issued(issuer);
+            bundle.check(&ask, &Svid::X509(vec![leaf, shown.clone()]), &mut issuers, now)
+        };
+        // The root itself has signed it; the other certificate is beside the path.
+        assert_eq!(check(&root), Ok(()));
+        assert_eq!(check(&stranger).unwrap_err().what(), "chain");
+    }
+
+    #[test]
+    fn a_check_that_panics_ends_the_wait_for_it() {
+        let bundle = Bundle { roots: Vec::new(), keys: BTreeMap::new() };
+        let checker = Checker::start(1.0, bundle, asks()).unwrap();
+        // There is no such ask.
+        checker.hand_over(vec![Claim { ask: u32::MAX, svid: Svid::Nothing }]);
+        assert_eq!(checker.settle(), Err(CheckerBroken));
+        assert_eq!(checker.findings().checked, 0);
+    }
 }

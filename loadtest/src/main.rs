@@ -11,6 +11,7 @@ use clap::Parser as _;
 use mintmark_loadtest::plan::{Arguments, Output, Outputs, Plan, PlanError};
 use mintmark_loadtest::report::{Report, page};
 use mintmark_loadtest::run::RunError;
+use mintmark_loadtest::target::signer::SignerError;
 use mintmark_loadtest::target::spire::ConnectError;
 
 use progress::Progress;
@@ -68,6 +69,9 @@ fn failed(error: RunError) -> (u8, String) {
     let code = match &error {
         RunError::Connect(ConnectError::Refused { .. }) => REFUSED,
         RunError::Connect(_) => UNREACHABLE,
+        RunError::Signer(SignerError::TrustDomain { .. }) => USAGE,
+        RunError::Signer(error) if error.is_refusal() => REFUSED,
+        RunError::Signer(_) => UNREACHABLE,
         _ => FAILED,
     };
     (code, error.to_string())

@@ -61,6 +61,21 @@ pub enum TargetPlan {
         /// Its process, if not the one at the other end of the socket.
         server_pid: Option<u32>,
     },
+    /// A signer's listener for front ends: items over `Mint` streams.
+    Signer {
+        /// Where it listens, `HOST:PORT`.
+        address: String,
+        /// The folder of a front end that is enrolled there, and may name IDs.
+        credentials: PathBuf,
+        /// Connections, at least 1.
+        connections: u32,
+        /// Streams in all, used in turn; at least one for each connection and at most [`STREAMS_OF_A_CONNECTION`].
+        streams: u32,
+        /// How an X509-SVID's key is told.
+        key_form: KeyForm,
+        /// Its process, if it is on this machine.
+        server_pid: Option<u32>,
+    },
     /// Nobody: each request is answered at once in this process.
     Empty,
     /// As `Empty`, but for a regular stall.
@@ -72,6 +87,30 @@ pub enum TargetPlan {
         #[serde(rename = "stall_seconds", serialize_with = "seconds")]
         stall: Duration,
     },
+}
+
+/// How the key of an X509-SVID is told to a signer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyForm {
+    /// By itself: the front end has verified who holds it.
+    Spki,
+    /// In a CSR, which the signer verifies.
+    Csr,
+}
+
+/// Streams that a signer takes on one connection, less one for what is not minting.
+pub const STREAMS_OF_A_CONNECTION: u32 = 7;
+
+impl TargetPlan {
+    /// The server's process, as far as the plan says it.
+    #[must_use]
+    pub fn server_pid(&self) -> Option<u32> {
+        match self {
+            Self::Spire { server_pid, .. } | Self::Signer { server_pid, .. } => *server_pid,
+            Self::Empty | Self::Stall { .. } => None,
+        }
+    }
 }
 
 impl Plan {
@@ -92,22 +131,38 @@ impl Plan {
         settings.finish()?;
         Ok(plan)
     }
+
+    /// Requests without an answer at once: of a closed loop, its callers.
+    #[must_use]
+    pub fn most_in_flight(&self) -> u32 {
+        match self.shape {
+            Shape::Closed { callers, .. } => callers,
+            Shape::Constant { .. } | Shape::Ramp { .. } | Shape::Knee(_) => self.max_in_flight,
+        }
+    }
 }
 
 fn target(settings: &mut Settings) -> Result<TargetPlan, PlanError> {
     #[derive(Clone, Copy)]
     enum Kind {
         Spire,
+        Signer,
         Empty,
         Stall,
     }
-    let kinds = &[("spire", Kind::Spire), ("empty", Kind::Empty), ("stall", Kind::Stall)];
+    let kinds = &[
+        ("spire", Kind::Spire),
+        ("signer", Kind::Signer),
+        ("empty", Kind::Empty),
+        ("stall", Kind::Stall),
+    ];
     Ok(match settings.one_of("target.kind", kinds, Some(Kind::Spire))? {
         Kind::Spire => TargetPlan::Spire {
             socket: settings.parsed("target.socket", Some("/run/mintmark/admin.sock".into()))?,
             connections: settings.count("target.connections", 1..=1_000, Some(2))?,
             server_pid: settings.optional_count("target.server_pid", 1..=u32::MAX)?,
         },
+        Kind::Signer => signer(settings)?,
         Kind::Empty => TargetPlan::Empty,
         Kind::Stall => {
             let every = settings.positive("target.every", Some(Duration::from_secs(10)))?;
@@ -117,6 +172,26 @@ fn target(settings: &mut Settings) -> Result<TargetPlan, PlanError> {
             }
             TargetPlan::Stall { every, stall }
         }
+    })
+}
+
+fn signer(settings: &mut Settings) -> Result<TargetPlan, PlanError> {
+    let forms = &[("spki", KeyForm::Spki), ("csr", KeyForm::Csr)];
+    let connections = settings.count("target.connections", 1..=128, Some(2))?;
+    let streams = settings.count("target.streams", 1..=1_000, Some(2 * connections))?;
+    if streams < connections || streams > connections * STREAMS_OF_A_CONNECTION {
+        return Err(settings.fault(
+            "target.streams",
+            "is not one to seven for each of target.connections, which is what a connection has room for",
+        ));
+    }
+    Ok(TargetPlan::Signer {
+        address: settings.parsed("target.address", Some("127.0.0.1:8443".to_owned()))?,
+        credentials: settings.parsed("target.credentials", None)?,
+        connections,
+        streams,
+        key_form: settings.one_of("target.key_form", forms, Some(KeyForm::Spki))?,
+        server_pid: settings.optional_count("target.server_pid", 1..=u32::MAX)?,
     })
 }
 
@@ -197,6 +272,16 @@ impl fmt::Display for TargetPlan {
         match self {
             Self::Spire { socket, connections, .. } => {
                 write!(f, "{} over {connections} connections", socket.display())
+            }
+            Self::Signer { address, connections, streams, key_form, .. } => {
+                let form = match key_form {
+                    KeyForm::Spki => "keys by themselves",
+                    KeyForm::Csr => "keys in CSRs",
+                };
+                write!(
+                    f,
+                    "the signer at {address} over {streams} streams on {connections} connections, {form}"
+                )
             }
             Self::Empty => f.write_str("nobody: the empty target answers at once"),
             Self::Stall { every, stall } => {
@@ -365,6 +450,14 @@ mod tests {
                 "p.toml:5: target.stall is not shorter than target.every",
             ),
             ("[target]\nkind = \"empty\"\nsocket = \"/s\"", "p.toml:5: target.socket goes with"),
+            (
+                "[target]\nkind = \"signer\"",
+                "target.credentials is missing; write it into the plan",
+            ),
+            (
+                "[target]\nkind = \"signer\"\ncredentials = \"c\"\nstreams = 15",
+                "p.toml:6: target.streams is not one to seven for each of target.connections",
+            ),
         ] {
             let found = file(lines).unwrap_err();
             assert!(found.contains(said), "{lines}: {found}");
@@ -411,7 +504,9 @@ mod tests {
             Plan::check(settings).unwrap_or_else(|error| panic!("{error}"));
             names.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
         }
-        for name in ["quickstart", "constant", "ramp", "knee", "closed"] {
+        for name in
+            ["quickstart", "constant", "ramp", "knee", "closed", "signer", "signer-constant"]
+        {
             assert!(names.iter().any(|found| found == name), "{name} is not in {names:?}");
         }
     }

@@ -14,7 +14,7 @@ use crate::check::Findings;
 use crate::course::Window;
 use crate::plan::Plan;
 use crate::run::Part;
-use crate::shape::Knee;
+use crate::shape::{Knee, Verdict};
 use crate::target::Fault;
 
 pub use page::page;
@@ -99,6 +99,9 @@ pub struct Measured {
     /// From the intended time of a request to its SVID. What was dropped or failed is not in it.
     #[serde(rename = "latency_ms")]
     pub latency: Spread,
+    /// p99 of all whose time came, those that were dropped or failed being late for ever; absent if it is one of those.
+    #[serde(rename = "offered_p99_ms", serialize_with = "milliseconds")]
+    pub offered_p99: Option<Duration>,
     /// How long after its intended time the generator came to each request, sent or dropped. It is part
     /// of the latency, and the generator's own doing. None of a closed loop.
     #[serde(rename = "lateness_ms")]
@@ -158,6 +161,9 @@ pub struct KneeReport {
     pub knee: Option<u32>,
     /// Whether any rate was too high: if none was, the knee is higher than what was found.
     pub bounded: bool,
+    /// The rate at which the search ended because the generator itself came too late, if it did: that is no limit of the
+    /// server.
+    pub generator_limit: Option<u32>,
     /// In the order in which they were tried.
     pub steps: Vec<Step>,
 }
@@ -169,6 +175,8 @@ pub struct Step {
     pub rate: u32,
     /// Why it was too high, if it was.
     pub too_high: Option<String>,
+    /// Why it says nothing of the server, if it does not: then it was not too high either.
+    pub void: Option<String>,
     /// What was measured.
     #[serde(flatten)]
     pub measured: Measured,
@@ -243,6 +251,7 @@ impl Measured {
             offered_rate: rate(counts.offered, part.planned),
             achieved_rate: rate(ok, total.last.max(part.planned)),
             latency: Spread::of(&total.latency),
+            offered_p99: offered_p99(&total.latency, counts.offered),
             lateness: part.lateness.as_ref().map(Spread::of),
             client_cpu_us_per_item: per_item(part.course.client),
             server_cpu_us_per_item: per_item(part.course.server),
@@ -260,16 +269,60 @@ impl Step {
     /// Whether `measured` is beyond what `knee` allows.
     #[must_use]
     pub fn judge(rate: u32, measured: Measured, knee: &Knee) -> Self {
-        let short = 1.0 - measured.achieved_rate / measured.offered_rate;
-        let p99 = measured.latency.p99.or(measured.latency.max);
-        let too_high = if short > knee.short_by {
-            Some(format!("{:.1} % short of what was offered", short * 100.0))
-        } else {
-            let slow = p99.filter(|p99| *p99 > knee.p99);
-            slow.map(|p99| format!("p99 {:.1} ms is above {:?}", p99.as_secs_f64() * 1e3, knee.p99))
-        };
-        Self { rate, too_high, measured }
+        let mut too_high = too_high(&measured, knee);
+        // What left late by so much would be slow, short or dropped whatever the server does.
+        let late = measured.lateness.and_then(|late| late.p99.or(late.max)).unwrap_or_default();
+        let void = too_high.take_if(|_| late >= knee.p99 / 2).map(|why| {
+            let late = late.as_secs_f64() * 1e3;
+            format!("the generator itself was late, p99 {late:.1} ms; {why}")
+        });
+        Self { rate, too_high, void, measured }
     }
+
+    /// What the search makes of it.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match (&self.void, &self.too_high) {
+            (Some(_), _) => Verdict::Void,
+            (None, Some(_)) => Verdict::TooHigh,
+            (None, None) => Verdict::Followed,
+        }
+    }
+
+    /// The same in words.
+    #[must_use]
+    pub fn words(&self) -> Option<String> {
+        let void = self.void.as_deref().map(|why| format!("void, {why}"));
+        void.or_else(|| self.too_high.as_deref().map(|why| format!("too high, {why}")))
+    }
+}
+
+/// Why a rate was more than was followed: of what was asked for too much came late, and what never came is latest.
+fn too_high(measured: &Measured, knee: &Knee) -> Option<String> {
+    let short = 1.0 - measured.achieved_rate / measured.offered_rate;
+    if short > knee.short_by {
+        return Some(format!("{:.1} % short of what was offered", short * 100.0));
+    }
+    match measured.offered_p99 {
+        Some(p99) if p99 <= knee.p99 => None,
+        Some(p99) => Some(format!("p99 {:.1} ms is above {:?}", p99.as_secs_f64() * 1e3, knee.p99)),
+        None => {
+            let (dropped, failed) = (measured.dropped, measured.failures());
+            Some(format!("p99 has no bound: {dropped} were dropped and {failed} failed"))
+        }
+    }
+}
+
+/// The hundredth part of `offered` may be later than this; of fewer than a hundred, none. What is not among `answered`
+/// is later than all that is.
+fn offered_p99(answered: &Histogram<u64>, offered: u64) -> Option<Duration> {
+    let rank = offered - offered / 100;
+    if rank == 0 || rank > answered.len() {
+        return None;
+    }
+    // The middle of its place, so that rounding leads to no other.
+    let quantile = (float(rank) - 0.5) / float(answered.len());
+    Some(Duration::from_nanos(answered.value_at_quantile(quantile)))
 }
 
 impl fmt::Display for Report {
@@ -326,8 +379,9 @@ impl fmt::Display for Cpu {
 
 impl fmt::Display for KneeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Step { rate, too_high, measured } in &self.steps {
-            let verdict = too_high.as_deref().map(|why| format!(": too high, {why}"));
+        for step in &self.steps {
+            let Step { rate, measured, .. } = step;
+            let verdict = step.words().map(|words| format!(": {words}"));
             let p99 = Milliseconds(measured.latency.p99.or(measured.latency.max));
             row(
                 f,
@@ -347,6 +401,13 @@ impl KneeReport {
     /// What was found, in a few words.
     #[must_use]
     pub fn verdict(&self) -> String {
+        if let Some(rate) = self.generator_limit {
+            let knee = self.knee.map_or("not found".to_owned(), |knee| format!("above {knee}/s"));
+            return format!(
+                "{knee}; at {rate}/s the generator itself came too late, three times, which is its limit and not the \
+                 server's; what follows is at half of what was followed"
+            );
+        }
         match (self.knee, self.bounded) {
             (Some(knee), true) => format!("{knee}/s; what follows is at half of it"),
             (Some(knee), false) => {
@@ -577,9 +638,8 @@ mod tests {
         assert!((json["lateness_ms"]["max"].as_f64().unwrap() / 40.0 - 1.0).abs() <= 0.001);
     }
 
-    #[test]
-    fn a_step_is_too_high_if_it_falls_short_or_is_slow() {
-        let knee = Knee {
+    fn knee() -> Knee {
+        Knee {
             from: 100,
             to: 1_000,
             factor: 2.0,
@@ -588,16 +648,85 @@ mod tests {
             p99: milliseconds(100),
             batch: 1,
             duration: milliseconds(1),
-        };
-        let judged = |svids: u64, latency: u64| {
-            let mut total = Page::new();
-            for _ in 0..svids {
-                total.answered(Duration::ZERO, milliseconds(latency));
-            }
-            Step::judge(100, Measured::of(&part(1_000, 0, total)), &knee).too_high
-        };
+        }
+    }
+
+    #[test]
+    fn a_step_is_too_high_if_it_falls_short_or_is_slow() {
+        let knee = knee();
+        let judged = |svids: u64, latency: u64| step(svids, latency, 0, &knee).too_high;
         assert_eq!(judged(1_000, 50), None);
         assert_eq!(judged(970, 50).unwrap(), "3.0 % short of what was offered");
         assert!(judged(1_000, 150).unwrap().starts_with("p99 150."));
+    }
+
+    /// How a step of 1,000 requests went: so many were answered, each after that many milliseconds; of the others, so
+    /// many were dropped and the rest failed.
+    fn step(svids: u64, latency: u64, dropped: u64, knee: &Knee) -> Step {
+        let mut total = Page::new();
+        for _ in 0..svids {
+            total.answered(Duration::ZERO, milliseconds(latency));
+        }
+        for _ in 0..1_000 - svids - dropped {
+            total.failed(fault("LATE", "late"));
+        }
+        Step::judge(100, Measured::of(&part(1_000, dropped, total)), knee)
+    }
+
+    #[test]
+    fn what_was_dropped_or_failed_is_later_than_all_that_was_answered() {
+        // Nothing is short by so much; a hundredth may be late.
+        let knee = Knee { short_by: 0.5, ..knee() };
+        for (svids, dropped) in [(990, 0), (990, 10), (990, 5)] {
+            let step = step(svids, 50, dropped, &knee);
+            assert_eq!(step.too_high, None, "{svids} {dropped}");
+            assert_eq!(step.measured.offered_p99.unwrap().as_millis(), 50);
+        }
+        for (svids, dropped, said) in [
+            (989, 11, "p99 has no bound: 11 were dropped and 0 failed"),
+            (989, 0, "p99 has no bound: 0 were dropped and 11 failed"),
+            (985, 7, "p99 has no bound: 7 were dropped and 8 failed"),
+        ] {
+            let step = step(svids, 1, dropped, &knee);
+            assert_eq!(step.too_high.as_deref(), Some(said));
+            assert_eq!((step.verdict(), step.measured.offered_p99), (Verdict::TooHigh, None));
+        }
+    }
+
+    #[test]
+    fn the_p99_of_all_is_the_answer_at_its_rank() {
+        let mut spans = spans();
+        for index in 1..=99 {
+            record(&mut spans, milliseconds(index));
+        }
+        let found = |offered| offered_p99(&spans, offered).map(|span| span.as_millis());
+        // The 99th of 99, of 100; 198 of 200 are not there.
+        assert_eq!(
+            (found(99), found(100), found(101), found(200)),
+            (Some(99), Some(99), None, None)
+        );
+        assert_eq!((found(0), found(50)), (None, Some(50)));
+    }
+
+    #[test]
+    fn a_step_that_the_generator_was_late_for_is_void_and_not_the_servers() {
+        let judged = |late: u64, latency: u64| {
+            let mut total = Page::new();
+            for _ in 0..1_000 {
+                total.answered(Duration::ZERO, milliseconds(latency));
+            }
+            let mut part = part(1_000, 0, total);
+            let lateness = part.lateness.insert(spans());
+            for _ in 0..1_000 {
+                record(lateness, milliseconds(late));
+            }
+            Step::judge(100, Measured::of(&part), &knee())
+        };
+        let void = judged(60, 150);
+        assert_eq!((void.verdict(), &void.too_high), (Verdict::Void, &None));
+        assert!(void.words().unwrap().starts_with("void, the generator itself was late, p99 60."));
+        assert_eq!(judged(5, 150).verdict(), Verdict::TooHigh);
+        // Good in spite of it.
+        assert_eq!(judged(60, 90).verdict(), Verdict::Followed);
     }
 }

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::asks::{AskError, Asks};
 use crate::calibration::Calibration;
-use crate::check::Checker;
+use crate::check::{Bundle, Checker, CheckerBroken};
 use crate::course::{Course, Watcher, Window};
 use crate::ledger::{Ledger, record, spans};
 use crate::pace::{self, MonotonicTime};
@@ -21,6 +21,7 @@ use crate::plan::{Plan, TargetPlan};
 use crate::report::{Calibrations, KneeReport, Measured, Report, Step};
 use crate::shape::{Knee, Schedule, Search, Shape};
 use crate::target::local::{Empty, Stall};
+use crate::target::signer::{Server as SignerServer, SignerError};
 use crate::target::spire::{ConnectError, Server};
 use crate::target::{Item, Target};
 use crate::usage::Process;
@@ -34,9 +35,15 @@ pub enum RunError {
     /// There is nobody to ask.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Nor any signer.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
     /// There is nothing to ask with.
     #[error(transparent)]
     Asks(#[from] AskError),
+    /// Answers cannot be checked any more.
+    #[error(transparent)]
+    Checks(#[from] CheckerBroken),
     /// The cryptography library does not work.
     #[error("cannot calibrate: AWS-LC does not sign on this machine")]
     Calibration(#[from] Unspecified),
@@ -59,9 +66,9 @@ pub fn run(plan: &Plan, look: &(dyn Fn(Glance<'_>) + Sync)) -> Result<Report, Ru
     let session = Session::prepare(plan, &runtime, look)?;
     let before = Calibration::measure()?;
     if !plan.warm_up.is_zero() {
-        session.part("warm-up", session.warm_up());
+        session.part("warm-up", session.warm_up())?;
     }
-    let (knee, part) = session.measure();
+    let (knee, part) = session.measure()?;
     let after = Calibration::measure()?;
     let checks = session.checker.as_ref().map(|checker| checker.findings());
     Ok(Report::new(plan, knee, part, checks, Calibrations { before, after }))
@@ -81,7 +88,7 @@ struct Session<'a> {
 #[derive(Debug, Clone, Copy)]
 enum Drive {
     Open(Schedule),
-    Closed { callers: u32, duration: Duration },
+    Closed { duration: Duration },
 }
 
 impl<'a> Session<'a> {
@@ -91,17 +98,24 @@ impl<'a> Session<'a> {
         runtime: &Runtime,
         look: &'a (dyn Fn(Glance<'_>) + Sync),
     ) -> Result<Self, RunError> {
+        let checked = plan.check_share > 0.0;
         let (target, asks, checker): (Box<dyn Target>, _, _) = match &plan.target {
             TargetPlan::Spire { socket, connections, .. } => {
                 let server = runtime.block_on(Server::connect(socket, *connections))?;
-                let checked = plan.check_share > 0.0;
                 let bundle = checked.then(|| runtime.block_on(server.bundle())).transpose()?;
                 let asks = Arc::new(Asks::make(plan)?);
-                let start = |bundle| Checker::start(plan.check_share, bundle, asks.clone());
-                let checker = bundle.map(start).transpose().map_err(RunError::Threads)?;
+                let checker = checker(plan, bundle, &asks)?;
                 let handle = runtime.handle().clone();
                 let target = server.ready(asks.clone(), plan.answer_within, handle);
-                (Box::new(target), asks, checker.map(Arc::new))
+                (Box::new(target), asks, checker)
+            }
+            TargetPlan::Signer { .. } => {
+                let server = runtime.block_on(SignerServer::connect(plan))?;
+                let bundle = checked.then(|| runtime.block_on(server.bundle())).transpose()?;
+                let asks = Arc::new(Asks::make(plan)?);
+                let checker = checker(plan, bundle, &asks)?;
+                let target = runtime.block_on(server.ready(plan, &asks))?;
+                (Box::new(target), asks, checker)
             }
             TargetPlan::Empty => (Box::new(Empty), Arc::new(Asks::make(plan)?), None),
             TargetPlan::Stall { every, stall } => {
@@ -111,11 +125,7 @@ impl<'a> Session<'a> {
                 (Box::new(target), asks, None)
             }
         };
-        let given = match plan.target {
-            TargetPlan::Spire { server_pid, .. } => server_pid,
-            TargetPlan::Empty | TargetPlan::Stall { .. } => None,
-        };
-        let server = given.or_else(|| target.server()).map(Process::of);
+        let server = plan.target.server_pid().or_else(|| target.server()).map(Process::of);
         Ok(Self { plan, asks, target, checker, server, look })
     }
 
@@ -127,12 +137,12 @@ impl<'a> Session<'a> {
             | Shape::Knee(Knee { from, batch, .. }) => {
                 Drive::Open(Schedule::even(from, batch, duration))
             }
-            Shape::Closed { callers, .. } => Drive::Closed { callers, duration },
+            Shape::Closed { .. } => Drive::Closed { duration },
         }
     }
 
     /// The part whose figures are the run's, after whatever has to come before it.
-    fn measure(&self) -> (Option<KneeReport>, Part) {
+    fn measure(&self) -> Result<(Option<KneeReport>, Part), RunError> {
         let drive = match self.plan.shape {
             Shape::Constant { rate, batch, duration } => {
                 Drive::Open(Schedule::even(rate, batch, duration))
@@ -140,35 +150,42 @@ impl<'a> Session<'a> {
             Shape::Ramp { from, to, batch, duration } => {
                 Drive::Open(Schedule::new(from, to, batch, duration))
             }
-            Shape::Closed { callers, duration } => Drive::Closed { callers, duration },
+            Shape::Closed { duration, .. } => Drive::Closed { duration },
             Shape::Knee(knee) => {
-                let found = self.search(knee);
+                let found = self.search(knee)?;
                 let half = (found.knee.unwrap_or(knee.from) / 2).max(1);
                 let schedule = Schedule::even(half, knee.batch, knee.duration);
-                let part = self.part(&format!("half of the knee, {half}/s"), Drive::Open(schedule));
-                return (Some(found), part);
+                let part =
+                    self.part(&format!("half of the knee, {half}/s"), Drive::Open(schedule))?;
+                return Ok((Some(found), part));
             }
         };
-        (None, self.part("measurement", drive))
+        Ok((None, self.part("measurement", drive)?))
     }
 
-    fn search(&self, knee: Knee) -> KneeReport {
+    fn search(&self, knee: Knee) -> Result<KneeReport, RunError> {
         let (mut search, mut steps) = (Search::new(knee), Vec::new());
         while let Some(rate) = search.next() {
             let schedule = Schedule::even(rate, knee.batch, knee.step);
-            let part = self.part(&format!("step at {rate}/s"), Drive::Open(schedule));
+            let part = self.part(&format!("step at {rate}/s"), Drive::Open(schedule))?;
             let step = Step::judge(rate, Measured::of(&part), &knee);
-            search.tried(step.too_high.is_none());
+            search.tried(step.verdict());
             steps.push(step);
         }
-        KneeReport { knee: search.knee(), bounded: search.is_bounded(), steps }
+        Ok(KneeReport {
+            knee: search.knee(),
+            bounded: search.is_bounded(),
+            generator_limit: search.generator_limit(),
+            steps,
+        })
     }
 
     /// Sends what `drive` says, until the last answer is there and checked.
-    fn part(&self, name: &str, drive: Drive) -> Part {
-        let (most, planned) = match drive {
-            Drive::Open(schedule) => (self.plan.max_in_flight, schedule.duration()),
-            Drive::Closed { callers, duration } => (callers, duration),
+    fn part(&self, name: &str, drive: Drive) -> Result<Part, RunError> {
+        let most = self.plan.most_in_flight();
+        let planned = match drive {
+            Drive::Open(schedule) => schedule.duration(),
+            Drive::Closed { duration } => duration,
         };
         (self.look)(Glance::Begins(name, planned));
         let ledger = Arc::new(Ledger::new(Instant::now(), most.into(), self.checker.clone()));
@@ -190,16 +207,16 @@ impl<'a> Session<'a> {
         });
         if let Some(checker) = &self.checker {
             (self.look)(Glance::Checks);
-            checker.settle();
+            checker.settle()?;
         }
-        Part { counts: ledger.counts(), course, lateness, planned }
+        Ok(Part { counts: ledger.counts(), course, lateness, planned })
     }
 
     /// Keeps the pace on this thread; returns how late items left, where they had a time.
     fn send(&self, drive: Drive, ledger: &Arc<Ledger>) -> Option<Histogram<u64>> {
         match drive {
             Drive::Open(schedule) => Some(self.send_on_time(&schedule, ledger)),
-            Drive::Closed { duration, .. } => {
+            Drive::Closed { duration } => {
                 self.send_in_turn(duration, ledger);
                 None
             }
@@ -241,6 +258,16 @@ impl<'a> Session<'a> {
             self.target.send(&items, ledger);
         }
     }
+}
+
+fn checker(
+    plan: &Plan,
+    bundle: Option<Bundle>,
+    asks: &Arc<Asks>,
+) -> Result<Option<Arc<Checker>>, RunError> {
+    let start = |bundle| Checker::start(plan.check_share, bundle, Arc::clone(asks));
+    let checker = bundle.map(start).transpose().map_err(RunError::Threads)?;
+    Ok(checker.map(Arc::new))
 }
 
 /// How long after its time an answer is waited for beyond what a target waits itself.

@@ -192,7 +192,7 @@ const NANOSECONDS: u128 = 1_000_000_000;
 
 /// The search for the knee: which rate is to be tried next. Steps go up by a factor until one is too high,
 /// then halve the gap. A step that is too high is tried once more, since a machine may be busy with
-/// something else for a moment.
+/// something else for a moment; one that the generator could not keep is tried three times and ends the search.
 #[derive(Debug, Clone)]
 pub struct Search {
     knee: Knee,
@@ -202,8 +202,24 @@ pub struct Search {
     bad: Option<u32>,
     next: u32,
     again: bool,
+    /// How often in turn the step at `next` said nothing of the server.
+    void: u32,
     halvings: u32,
 }
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server followed.
+    Followed,
+    /// It did not.
+    TooHigh,
+    /// It cannot be told: the generator itself did not.
+    Void,
+}
+
+/// How often a rate is tried that the generator cannot keep.
+const VOID_TRIES: u32 = 3;
 
 /// How often the gap is halved: a factor of 1.5 becomes 1.05.
 const HALVINGS: u32 = 3;
@@ -212,7 +228,7 @@ impl Search {
     /// Nothing was tried.
     #[must_use]
     pub fn new(knee: Knee) -> Self {
-        Self { knee, good: None, bad: None, next: knee.from, again: false, halvings: 0 }
+        Self { knee, good: None, bad: None, next: knee.from, again: false, void: 0, halvings: 0 }
     }
 
     /// The rate to try, until it is known well enough.
@@ -224,20 +240,30 @@ impl Search {
             (Some(good), None) => good >= self.knee.to,
             (None, None) => false,
         };
-        (!near).then_some(self.next)
+        (!near && self.generator_limit().is_none()).then_some(self.next)
+    }
+
+    /// The rate that the generator could not keep, if that is what ended the search.
+    #[must_use]
+    pub fn generator_limit(&self) -> Option<u32> {
+        (self.void == VOID_TRIES).then_some(self.next)
     }
 
     /// How the step at [`next`](Self::next) went.
-    pub fn tried(&mut self, good: bool) {
-        if good {
-            self.good = Some(self.next);
-        } else if !self.again {
-            self.again = true;
-            return;
-        } else {
-            self.bad = Some(self.next);
+    pub fn tried(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Void => {
+                self.void += 1;
+                return;
+            }
+            Verdict::TooHigh if !self.again => {
+                self.again = true;
+                return;
+            }
+            Verdict::TooHigh => self.bad = Some(self.next),
+            Verdict::Followed => self.good = Some(self.next),
         }
-        self.again = false;
+        (self.again, self.void) = (false, 0);
         self.next = match (self.good, self.bad) {
             (Some(good), Some(bad)) => {
                 self.halvings += 1;
@@ -336,7 +362,7 @@ mod tests {
             let mut search = Search::new(Knee { from, factor, ..knee() });
             let mut steps = 0;
             while let Some(rate) = search.next() {
-                search.tried(rate <= there);
+                search.tried(if rate <= there { Verdict::Followed } else { Verdict::TooHigh });
                 steps += 1;
                 prop_assert!(steps < 2_000);
             }
@@ -366,10 +392,28 @@ mod tests {
     #[test]
     fn one_bad_moment_is_not_the_knee() {
         let mut search = Search::new(knee());
-        search.tried(false);
+        search.tried(Verdict::TooHigh);
         assert_eq!(search.next(), Some(100));
-        search.tried(true);
+        search.tried(Verdict::Followed);
         assert_eq!(search.next(), Some(200));
+    }
+
+    #[test]
+    fn what_the_generator_could_not_keep_is_tried_again_and_then_no_limit_of_the_server() {
+        let mut search = Search::new(knee());
+        search.tried(Verdict::Followed);
+        for _ in 0..2 {
+            search.tried(Verdict::Void);
+            assert_eq!(search.next(), Some(200));
+        }
+        search.tried(Verdict::Followed);
+        assert_eq!(search.next(), Some(400));
+        for _ in 0..3 {
+            assert_eq!(search.next(), Some(400));
+            search.tried(Verdict::Void);
+        }
+        assert_eq!((search.next(), search.generator_limit()), (None, Some(400)));
+        assert_eq!((search.knee(), search.is_bounded()), (Some(200), false));
     }
 
     #[test]
@@ -378,7 +422,7 @@ mod tests {
         let mut tried = Vec::new();
         while let Some(rate) = search.next() {
             tried.push(rate);
-            search.tried(true);
+            search.tried(Verdict::Followed);
         }
         assert_eq!(tried, [100, 200, 400, 500]);
         assert_eq!((search.knee(), search.is_bounded()), (Some(500), false));

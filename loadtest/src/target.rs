@@ -2,6 +2,7 @@
 //! each comes back to the [`Ledger`] once.
 
 pub mod local;
+pub mod signer;
 pub mod spire;
 
 use std::sync::Arc;
@@ -52,7 +53,8 @@ pub enum Svid {
 /// Why a request got no SVID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The name of the gRPC code that the server sent, such as `UNAVAILABLE`; or, in small letters, what
+    /// The name of the gRPC code that the server sent, such as `UNAVAILABLE`, or of a signer's word on one item, such as
+    /// `OVERLOAD`; or, in small letters, what
     /// this side saw: [`BROKEN_OFF`](Self::BROKEN_OFF), [`UNANSWERED`](Self::UNANSWERED) or
     /// [`UNUSABLE`](Self::UNUSABLE).
     pub code: &'static str,

@@ -12,5 +12,7 @@ pub mod renewal;
 mod signer;
 
 pub use backoff::Backoff;
+/// What time it is, for whoever links no more of ours than this.
+pub use ca_core::clock::{Clock, SystemClock, Timestamp};
 pub use credentials::{Credentials, CredentialsError, Life};
 pub use signer::{ConnectError, Signer};

@@ -39,13 +39,26 @@ enum Asked {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Of every plan")]
 struct Flags {
-    /// Whom to ask: "spire" (SPIRE's API on a socket), "empty" or "stall" (nobody, in this process)
+    /// Whom to ask: "spire" (SPIRE's API on a socket), "signer" (a signer's listener for front ends), "empty" or "stall"
+    /// (nobody, in this process) [default: "signer" with --signer, else "spire"]
     #[arg(long, global = true, value_name = "KIND")]
     target: Option<String>,
     /// Admin socket of the server [default: $MINTMARK_SOCKET, else
     /// /run/mintmark/admin.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<String>,
+    /// Where a signer listens for front ends; its process may be named with --server-pid [default: 127.0.0.1:8443]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    signer: Option<String>,
+    /// Folder of a front end that is enrolled there, from `mintmark frontend enroll --allow-named --write DIR`
+    #[arg(long, global = true, value_name = "DIR")]
+    credentials: Option<String>,
+    /// Streams to the signer, used in turn [default: two for each connection]
+    #[arg(long, global = true, value_name = "N")]
+    streams: Option<String>,
+    /// How keys are told to the signer: "spki" (verified here) or "csr" (verified there) [default: spki]
+    #[arg(long, global = true, value_name = "FORM")]
+    key_form: Option<String>,
     /// Connections, used in turn [default: 2]
     #[arg(long, global = true, value_name = "N")]
     connections: Option<String>,
@@ -135,6 +148,9 @@ impl Arguments {
         if let Ok(socket) = env::var(SOCKET) {
             settings.offer("target.socket", &socket, Origin::Flag(SOCKET.to_owned()));
         }
+        if self.flags.signer.is_some() {
+            settings.offer("target.kind", "signer", Origin::Flag("--signer".to_owned()));
+        }
         match &self.asked {
             Asked::Run { plan } => settings.read_file(plan)?,
             Asked::X509 => settings.set("ask.what", "x509", Origin::Flag("x509".to_owned())),
@@ -158,10 +174,14 @@ impl Arguments {
 
 impl Flags {
     /// Each flag with the key it sets.
-    fn named(&self) -> [(&str, &str, Option<&String>); 16] {
+    fn named(&self) -> [(&str, &str, Option<&String>); 20] {
         [
             ("--target", "target.kind", self.target.as_ref()),
             ("--socket", "target.socket", self.socket.as_ref()),
+            ("--signer", "target.address", self.signer.as_ref()),
+            ("--credentials", "target.credentials", self.credentials.as_ref()),
+            ("--streams", "target.streams", self.streams.as_ref()),
+            ("--key-form", "target.key_form", self.key_form.as_ref()),
             ("--connections", "target.connections", self.connections.as_ref()),
             ("--server-pid", "target.server_pid", self.server_pid.as_ref()),
             ("--spiffe-id", "ask.spiffe_id", self.spiffe_id.as_ref()),

@@ -16,7 +16,11 @@ use toml::de::{DeTable, DeValue};
 const KEYS: &[&str] = &[
     "target.kind",
     "target.socket",
+    "target.address",
+    "target.credentials",
     "target.connections",
+    "target.streams",
+    "target.key_form",
     "target.server_pid",
     "target.every",
     "target.stall",

@@ -118,14 +118,15 @@ fn knee(report: &Report) -> String {
         ),
     ]
     .concat();
-    let rows = knee.steps.iter().map(|Step { rate, too_high, measured }| {
+    let rows = knee.steps.iter().map(|step| {
+        let Step { rate, measured, .. } = step;
         let late = span(measured.lateness.and_then(|lateness| lateness.p99));
         format!(
             "<tr><td>{rate}</td><td>{:.1}</td><td>{}</td><td>{}</td><td>{late}</td><td class=\"text\">{}</td></tr>",
             measured.achieved_rate,
             span(measured.latency.p50),
             span(measured.latency.p99),
-            escaped(too_high.as_deref().map_or("followed", |why| why)),
+            escaped(step.words().as_deref().unwrap_or("followed")),
         )
     });
     format!(

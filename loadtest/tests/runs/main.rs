@@ -1,6 +1,11 @@
 //! Whole runs, against a server in this process and against targets that are none.
 
 mod server;
+mod signer;
+#[path = "../../../api/client/tests/signer/stage.rs"]
+#[expect(clippy::unwrap_used, reason = "a test states its expectations by unwrapping")]
+#[allow(dead_code, reason = "api/client's own tests use all of it")]
+mod stage;
 
 use std::fs;
 use std::path::Path;
