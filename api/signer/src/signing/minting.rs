@@ -29,6 +29,8 @@ use crate::status::{Document, Failure};
 pub(crate) const VERSION: u32 = 1;
 /// A stream that has so many unanswered is not read from.
 const MOST_UNANSWERED: usize = 4096;
+/// Small messages that are there are admitted together until they have so many items: as many as a batch has at least.
+const TOGETHER: usize = 64;
 /// How long a mint may take, its wait included.
 const LONGEST_MINT: Duration = Duration::from_secs(20);
 /// The longest name of an instance.
@@ -166,15 +168,37 @@ impl Minting {
         self.read_no_more(failure.into());
     }
 
-    /// Admits what may be, and answers the rest.
+    /// Admits what may be of a message, and of those that are there already, and answers the rest. To admit a message
+    /// costs as much as several items do, so small ones are better admitted together.
     fn asked(&mut self, request: MintRequest) {
-        let items = request.x509.len() + request.jwt.len();
+        let now = Instant::now();
+        let mut asked = Vec::with_capacity(request.x509.len() + request.jwt.len());
+        self.decide(request, now, &mut asked);
+        while asked.len() < TOGETHER
+            && self.unanswered + asked.len() < MOST_UNANSWERED
+            && let Some(requests) = &mut self.requests
+            && let Some(read) = requests.message().now_or_never()
+        {
+            match read {
+                Ok(Some(request)) => self.decide(request, now, &mut asked),
+                Ok(None) => self.requests = None,
+                Err(status) => self.unreadable(status),
+            }
+        }
+        let Some(caller) = self.caller.clone() else { return };
+        for piece in self.workshop.pipeline.submit(asked, &caller) {
+            self.unanswered += piece.items();
+            let room = self.seat.room.take(piece.items());
+            self.under_way.push(answers(piece, room).boxed());
+        }
+    }
+
+    /// What of a message may be minted; the rest is answered.
+    fn decide(&mut self, request: MintRequest, now: Instant, asked: &mut Vec<Asked<Tag>>) {
         let caller = match self.caller(&request) {
             Ok(caller) => caller,
             Err(failure) => return self.broken(failure),
         };
-        let now = Instant::now();
-        let mut asked = Vec::with_capacity(items);
         for item in request.x509 {
             let (request_id, order) =
                 (item.request_id, order(item.deadline_ms, item.priority, now));
@@ -184,11 +208,6 @@ impl Minting {
             let (request_id, order) =
                 (item.request_id, order(item.deadline_ms, item.priority, now));
             asked.extend(self.authorised(request_id, order, Item::Jwt(item), &caller));
-        }
-        for piece in self.workshop.pipeline.submit(asked, &caller) {
-            self.unanswered += piece.items();
-            let room = self.seat.room.take(piece.items());
-            self.under_way.push(answers(piece, room).boxed());
         }
     }
 

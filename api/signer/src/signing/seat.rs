@@ -43,7 +43,7 @@ impl Seen {
 }
 
 /// Counts what a connection has under way. Beyond the bound its streams are not read from; each may be one message
-/// beyond it.
+/// beyond it, or some small ones.
 pub(super) struct Room {
     most: usize,
     used: AtomicUsize,
