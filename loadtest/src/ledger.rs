@@ -227,7 +227,7 @@ impl Default for Page {
     }
 }
 
-/// Nanoseconds, with an error of at most a thousandth, up to [`LONGEST`].
+/// Nanoseconds, with an error of at most a thousandth, up to an hour.
 #[must_use]
 pub fn spans() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are in order")
