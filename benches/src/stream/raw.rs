@@ -41,7 +41,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const LARGEST_FRAME: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 1 << 20;
 /// Items of a message that are worked on where they are.
-const SMALL: usize = 8;
+const SMALL: usize = 16;
 
 /// What is done for an item, and answered.
 pub(crate) struct RawCrypto {
