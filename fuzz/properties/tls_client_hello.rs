@@ -28,7 +28,9 @@ pub(crate) fn holds(data: &[u8]) -> bool {
         let (ours, theirs) = duplex(64 * 1024);
         let (mut reader, mut writer) = tokio::io::split(theirs);
         let accepting = async {
-            let error = acceptor.accept(ours).await.err().expect("nobody knows a key by chance");
+            let Err(error) = acceptor.accept(ours).await else {
+                panic!("nobody knows a key by chance")
+            };
             let shown = error.to_string();
             assert!(shown.len() < 2048 && !shown.contains(char::is_control), "{shown}");
             // Whoever stops in the middle is waited for, and no longer than may be.
