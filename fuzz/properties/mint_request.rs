@@ -11,7 +11,8 @@ use ca_core::frontend::{
 use ca_core::id::{TrustDomain, WorkloadId};
 use ca_core::pipeline::Wish;
 use ca_core::serial::Serial;
-use mintmark_proto::signing::v1::MintRequest;
+use mintmark_proto::bounds::{Bounded as _, MOST_ITEMS, MOST_NAMES};
+use mintmark_proto::signing::v1::{MintRequest, x509_item};
 use mintmark_signer::signing::authorise::{Item, authorise};
 use mintmark_signer::signing::{FrontEndView, UsualLives};
 use prost::Message as _;
@@ -19,7 +20,9 @@ use prost::Message as _;
 /// Reads `data` and decides on each item; says whether there were some and all were granted. Panics if a promise is
 /// broken.
 pub(crate) fn holds(data: &[u8]) -> bool {
+    let may_be = MintRequest::check(data).is_ok();
     let Ok(request) = MintRequest::decode(data) else { return false };
+    assert_eq!(may_be, is_small(&request), "what is counted in the bytes is what is there");
     assert_eq!(MintRequest::decode(&request.encode_to_vec()[..]).as_ref(), Ok(&request));
     let front_end = front_end();
     let x509 = request.x509.into_iter().map(Item::X509);
@@ -28,6 +31,17 @@ pub(crate) fn holds(data: &[u8]) -> bool {
     let granted = items.into_iter().map(|item| is_granted(&front_end, item));
     // Each is looked at, whatever became of the one before.
     granted.fold(!none, |all, granted| all && granted)
+}
+
+/// Whether it repeats no more than may be.
+fn is_small(request: &MintRequest) -> bool {
+    let names = request.x509.iter().map(|item| match &item.subject {
+        Some(x509_item::Subject::Named(named)) => named.dns_names.len(),
+        _ => 0,
+    });
+    let audiences = request.jwt.iter().map(|item| item.audience.len());
+    let items = request.x509.len() + request.jwt.len();
+    items <= MOST_ITEMS && names.chain(audiences).sum::<usize>() <= MOST_NAMES
 }
 
 /// One that may name any workload of `td.test`, and names of two domains.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error as _;
 use std::fmt::Display;
+use std::io::{self, Cursor};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,10 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mintmark_transport::{Acceptor, Peer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
@@ -36,6 +38,8 @@ use crate::audit::Audit;
 use crate::metrics::ServiceMetrics;
 use crate::status::Failure;
 
+/// With what HTTP/2 begins.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Most streams at once on one connection; a further one is refused. Each may hold a message that is not whole yet.
 const MOST_STREAMS: u32 = 8;
 /// So much of a stream, and of all streams of a connection, may be on its way to us.
@@ -73,6 +77,8 @@ pub(super) struct Service {
     pub(super) metrics: ServiceMetrics,
     /// Items that a connection may have under way.
     pub(super) items: usize,
+    /// How long a peer may take to begin HTTP/2.
+    pub(super) greeting_within: Duration,
     /// How long a message may take from its first byte to its last.
     pub(super) message_within: Duration,
     /// How long a peer may leave an answer where it is.
@@ -104,7 +110,7 @@ impl Hall {
         };
         let reason = match self.admit(&peer) {
             Ok((admitted, place)) => {
-                let reason = self.service.answer(TokioIo::new(stream), &peer, admitted).await;
+                let reason = self.service.answer(stream, &peer, admitted).await;
                 drop(place);
                 reason
             }
@@ -130,16 +136,24 @@ impl Hall {
 
 impl Service {
     /// Answers until the peer leaves; says why, if it was cut off.
-    pub(super) async fn answer<I>(
+    pub(super) async fn answer<S>(
         self: &Arc<Self>,
-        io: I,
+        stream: S,
         peer: &Peer,
         admitted: Admitted,
     ) -> Option<String>
     where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let _connected = self.metrics.connected();
+        let io = match timeout(self.greeting_within, greeted(stream)).await {
+            Ok(Ok(stream)) => TokioIo::new(stream),
+            Ok(Err(_)) => return None,
+            Err(_) => {
+                let milliseconds = self.greeting_within.as_millis();
+                return Some(format!("it has not begun HTTP/2 within {milliseconds} ms"));
+            }
+        };
         let Admitted { front_end, until } = admitted;
         let (leave, leaving) = watch::channel(false);
         let (room, departures) = (Room::of(self.items), Arc::new(Departures::default()));
@@ -220,6 +234,26 @@ fn fault(error: &hyper::Error) -> Option<String> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     let reason = error.reason().filter(|_| !error.is_remote())?;
     Some(format!("it does what HTTP/2 does not allow: {}", reason.description()))
+}
+
+/// The stream, once as many bytes have come as HTTP/2 begins with (RFC 9113 §3.4). hyper waits for them without end, and
+/// asks nobody whether it is still there until they have come.
+async fn greeted<S>(stream: S) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut reader, writer) = tokio::io::split(stream);
+    let mut preface = [0; PREFACE.len()];
+    let mut known = 0;
+    // What begins in another way is not waited for to its end: hyper says what is wrong with it.
+    while known < preface.len() && preface[..known] == PREFACE[..known] {
+        known += match reader.read(&mut preface[known..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => count,
+        };
+    }
+    let preface = Cursor::new(preface).take(known as u64);
+    Ok(tokio::io::join(preface.chain(reader), writer))
 }
 
 fn http() -> http2::Builder<TokioExecutor> {

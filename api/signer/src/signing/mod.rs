@@ -14,6 +14,8 @@ mod minting;
 mod outbox;
 mod places;
 mod seat;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 use std::convert::Infallible;
 use std::io;
@@ -67,7 +69,7 @@ pub struct Limits {
     pub handshakes: usize,
     /// Those of one address (64 bits of it, if it is of IPv6); further ones are refused.
     pub handshakes_of_an_address: usize,
-    /// How long one may take to do so.
+    /// How long one may take to do so, and to begin HTTP/2 after that.
     pub handshake_within: Duration,
     /// How long a message that has begun may take until it is there as a whole.
     pub message_within: Duration,
@@ -239,6 +241,7 @@ fn service(
         .max_encoding_message_size(LARGEST_ANSWER);
     let routes = Routes::from(Routes::new(signing).into_axum_router().fallback(not_offered));
     let Limits { items_of_a_connection: items, message_within, taken_within, .. } = limits;
+    let greeting_within = limits.handshake_within;
     let audit = Arc::clone(audit);
     Arc::new(Service {
         clock,
@@ -246,6 +249,7 @@ fn service(
         audit,
         metrics,
         items,
+        greeting_within,
         message_within,
         taken_within,
         stopping,

@@ -11,7 +11,7 @@ use mintmark_proto::signing::v1::failure::Code as Why;
 use mintmark_proto::signing::v1::{JwtItem, MintRequest, X509Item, x509_item};
 use mintmark_signer::signing::Limits;
 use prost::Message as _;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::Code;
 
@@ -247,6 +247,21 @@ async fn who_takes_no_answers_is_cut_off() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_after_the_handshake_gives_its_place_back() {
+    let limits = Limits { handshake_within: Duration::from_secs(2), ..Limits::default() };
+    let stage = Stage::start_with(limits).await;
+    let mut silent = stage.connect(stage.front_end().await, Ipv4Addr::LOCALHOST).await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    eventually(|| stage.connections_ended() == 1, "the connection ends").await;
+    stage.audited(&["turned away", FRONT_END, "it has not begun HTTP/2 within 2000 ms"]).await;
+    // A whole connection, begun byte by byte, is none of these.
+    let mut slow = stage.raw_in_pieces(stage.front_end().await).await;
+    slow.call("Mint", 1).await;
+    slow.say(1, &framed(&batch(vec![x509(1, "/a")]).encode_to_vec())).await;
+    assert!(!slow.answer().await.is_empty());
+}
+
+#[tokio::test]
 async fn one_address_cannot_take_all_handshakes() {
     let limits = Limits { handshakes: 3, handshakes_of_an_address: 2, ..Limits::default() };
     let stage = Stage::start_with(limits).await;
@@ -272,9 +287,7 @@ async fn a_flood_of_strangers_hides_no_front_end() {
     stage.front_end().await;
     for _ in 0..60 {
         let mut stranger = TcpStream::connect(stage.address).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stranger, b"GET / HTTP/1.1\r\n\r\n")
-            .await
-            .unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let _ = stranger.read(&mut [0; 64]).await;
     }
     let strangers = || {

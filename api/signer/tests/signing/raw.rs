@@ -47,9 +47,15 @@ fn call_headers(method: &str) -> Vec<u8> {
 
 impl RawPeer {
     pub(crate) async fn greet(mut stream: TlsStream<TcpStream>, settings: &[u8]) -> Self {
-        let preface =
-            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, settings)[..]].concat();
-        stream.write_all(&preface).await.unwrap();
+        stream.write_all(&greeting(settings)).await.unwrap();
+        Self(stream)
+    }
+
+    pub(crate) async fn greet_in_pieces(mut stream: TlsStream<TcpStream>) -> Self {
+        for byte in greeting(&[]) {
+            stream.write_all(&[byte]).await.unwrap();
+            stream.flush().await.unwrap();
+        }
         Self(stream)
     }
 
@@ -178,6 +184,11 @@ async fn next_frame(
     let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
     reader.read_exact(&mut payload).await?;
     Ok((kind, flags, u32::from_be_bytes(stream), payload))
+}
+
+/// What a connection begins with.
+fn greeting(settings: &[u8]) -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, settings)[..]].concat()
 }
 
 /// A message with its head.

@@ -304,7 +304,7 @@ impl Stage {
         line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    async fn connect(
+    pub(crate) async fn connect(
         &self,
         shown: Shown,
         from: Ipv4Addr,
@@ -324,6 +324,11 @@ impl Stage {
     /// A peer with these settings of HTTP/2.
     pub(crate) async fn raw(&self, shown: Shown, settings: &[u8]) -> RawPeer {
         RawPeer::greet(self.connect(shown, Ipv4Addr::LOCALHOST).await.unwrap(), settings).await
+    }
+
+    /// A peer whose first bytes come one by one.
+    pub(crate) async fn raw_in_pieces(&self, shown: Shown) -> RawPeer {
+        RawPeer::greet_in_pieces(self.connect(shown, Ipv4Addr::LOCALHOST).await.unwrap()).await
     }
 
     pub(crate) async fn channel(&self, shown: Shown) -> io::Result<Channel> {
