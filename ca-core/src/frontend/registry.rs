@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
@@ -28,8 +28,10 @@ const MOST_SENDS: usize = 3;
 /// long as somebody [follows](Self::follow).
 pub struct FrontEnds {
     store: Arc<dyn StateStore>,
-    /// Replaced as a whole, so that a reader holds the lock for as long as it takes to find one name.
+    /// Replaced as a whole: who reads waits for a pointer to be swapped, and never for what goes before that.
     view: RwLock<Arc<View>>,
+    /// Held while the next view is made of the present one.
+    making: Mutex<()>,
     /// Counts what has changed in the view.
     changes: watch::Sender<u64>,
 }
@@ -51,12 +53,14 @@ impl FrontEnds {
     /// Those of the store.
     pub async fn load(store: Arc<dyn StateStore>) -> Result<Arc<Self>, StoreError> {
         let (changes, _) = watch::channel(0);
-        let front_ends = Self { store, view: RwLock::default(), changes };
+        let (view, making) = (RwLock::default(), Mutex::default());
+        let front_ends = Self { store, view, making, changes };
         front_ends.reload().await?;
         Ok(Arc::new(front_ends))
     }
 
-    /// The front end of that name, withdrawn or not; takes no lock that is held for longer than another lookup.
+    /// The front end of that name, withdrawn or not; takes no lock that is held for longer than it takes to swap a
+    /// pointer.
     #[must_use]
     pub fn get(&self, name: &FrontEndName) -> Option<Arc<FrontEnd>> {
         self.view().get(name).map(|known| Arc::clone(&known.front_end))
@@ -261,7 +265,8 @@ impl FrontEnds {
 
     /// Takes what was read at some moment into the view, unless the view is newer.
     fn learn(&self, name: &FrontEndName, read: Option<(Arc<FrontEnd>, Version)>, at: Version) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let making = self.making();
+        let view = self.view();
         let known = view.get(name);
         if known.is_some_and(|known| known.version >= read.as_ref().map_or(at, |(_, at)| *at)) {
             return;
@@ -272,9 +277,7 @@ impl FrontEnds {
             Some(learned) => drop(next.insert(name.clone(), learned)),
             None => drop(next.remove(name)),
         }
-        *view = Arc::new(next);
-        drop(view);
-        self.changes.send_modify(|count| *count += 1);
+        self.show(next, making);
     }
 
     /// Reads everything, and gives the moment from which on changes have to be followed.
@@ -286,24 +289,24 @@ impl FrontEnds {
             let page = page.await?;
             let begun = *first.get_or_insert(page.at);
             after = page.entries.last().map(|entry| entry.key.clone());
-            read.extend(page.entries);
+            let readable = |entry| Some((Arc::new(readable(entry)?), entry.version));
+            read.extend(page.entries.iter().filter_map(readable));
             if !page.more {
-                self.replace(&read, begun.version);
+                self.replace(read, begun.version);
                 return Ok(begun);
             }
         }
     }
 
     /// What this process has written after the reading began stays.
-    fn replace(&self, read: &[Entry], begun: Version) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+    fn replace(&self, read: Vec<(Arc<FrontEnd>, Version)>, begun: Version) {
+        let making = self.making();
+        let view = self.view();
         let mut next = View::new();
-        for entry in read {
-            if let Some(front_end) = readable(entry) {
-                let name = front_end.name().clone();
-                let known = Known::new(Arc::new(front_end), entry.version, view.get(&name));
-                next.insert(name, known);
-            }
+        for (front_end, version) in read {
+            let name = front_end.name().clone();
+            let known = Known::new(front_end, version, view.get(&name));
+            next.insert(name, known);
         }
         for (name, known) in view.iter().filter(|(_, known)| known.version > begun) {
             let newer = next.get(name).is_none_or(|read| read.version < known.version);
@@ -311,8 +314,22 @@ impl FrontEnds {
                 next.insert(name.clone(), known.clone());
             }
         }
-        *view = Arc::new(next);
-        drop(view);
+        self.show(next, making);
+    }
+
+    fn making(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next view, by whoever makes it of the present one.
+    fn show(&self, next: View, making: MutexGuard<'_, ()>) {
+        let next = Arc::new(next);
+        let before = {
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *view, next)
+        };
+        drop(making);
+        drop(before);
         self.changes.send_modify(|count| *count += 1);
     }
 

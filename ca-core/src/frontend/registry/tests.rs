@@ -291,6 +291,54 @@ async fn what_is_used_of_a_budget_stays_used_until_the_rates_change() {
     take().unwrap();
 }
 
+/// Asks for a front end, on another thread, whenever a line is logged.
+struct Asks {
+    front_ends: Arc<FrontEnds>,
+    answered: Arc<Mutex<Vec<bool>>>,
+}
+
+impl tracing::Subscriber for Asks {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        let (front_ends, (answer, answered)) =
+            (Arc::clone(&self.front_ends), std::sync::mpsc::channel());
+        std::thread::spawn(move || answer.send(front_ends.get(&name("edge")).is_some()));
+        let answered = answered.recv_timeout(Duration::from_secs(5)).unwrap_or(false);
+        self.answered.lock().unwrap().push(answered);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn nobody_waits_while_records_are_read() {
+    let store = Lossy::new();
+    let front_ends = load(&store).await;
+    front_ends.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
+    let later = Op::Put(key_of(&name("other")).unwrap(), b"\x02{}".to_vec().into());
+    store.store.commit(Commit::new(Vec::new(), vec![later]).unwrap()).await.unwrap();
+    // A record that cannot be read has a line in the log, in the middle of reading all of them.
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let asks = Asks { front_ends: Arc::clone(&front_ends), answered: Arc::clone(&answered) };
+    let guard = tracing::subscriber::set_default(asks);
+    front_ends.reload().await.unwrap();
+    drop(guard);
+    assert_eq!(answered.lock().unwrap()[..], [true]);
+}
+
 #[tokio::test]
 async fn an_enrolment_that_would_be_refused_is_told_before_anything_is_minted() {
     let store = Lossy::new();
