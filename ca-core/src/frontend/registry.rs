@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use super::record::{decode, encode};
 use super::{
-    Budgets, Certified, Enrolment, FrontEnd, FrontEndError, FrontEndName, MOST_FRONT_ENDS,
+    Budgets, Certified, Checked, Enrolment, FrontEnd, FrontEndError, FrontEndName, MOST_FRONT_ENDS,
+    Shown,
 };
 use crate::clock::Timestamp;
 use crate::store::key::{TrustDomainNumber, front_end, front_ends};
@@ -104,8 +105,7 @@ impl FrontEnds {
         }
     }
 
-    /// Whether an enrolment of the key of that fingerprint would be taken now: to be asked before an SVID is minted
-    /// for it.
+    /// Decides on an enrolment of the key of that fingerprint: to be asked before an SVID is minted for it.
     ///
     /// # Errors
     /// As [`enroll`](Self::enroll).
@@ -114,14 +114,33 @@ impl FrontEnds {
         enrolment: &Enrolment,
         fingerprint: &[u8; 32],
         now: Timestamp,
-    ) -> Result<(), FrontEndError> {
+    ) -> Result<Checked, FrontEndError> {
         let found = self.read(&enrolment.name).await?;
         self.check_room(found.is_none())?;
-        let before = found.as_ref().map(|(front_end, _)| front_end);
-        FrontEnd::may_enroll(before, enrolment, fingerprint, now)
+        let before = found.map(|(front_end, _)| front_end);
+        FrontEnd::checked(before, enrolment, fingerprint, now)
     }
 
-    /// Makes a front end, adds a key to it, or does what [`Existing`](super::Existing) allows.
+    /// Makes a front end, adds a key to it, or does what [`Existing`](super::Existing) allows, as it was
+    /// [decided](Self::check). Others may have come in between: what they did is undone only if the decision was made
+    /// in its knowledge.
+    ///
+    /// # Errors
+    /// As [`enroll`](Self::enroll).
+    pub async fn enroll_checked(
+        &self,
+        checked: &Checked,
+        key: &Certified,
+        now: Timestamp,
+    ) -> Result<Arc<FrontEnd>, FrontEndError> {
+        self.change(checked.name(), |before| {
+            self.check_room(before.is_none())?;
+            FrontEnd::enrolled_as_checked(before, checked, key, now).map(Some)
+        })
+        .await
+    }
+
+    /// Decides and enrols, for a key that has its SVID.
     ///
     /// # Errors
     /// [`FrontEndError`]. Nothing is changed then, unless it is [`StoreError::Indeterminate`].
@@ -131,15 +150,29 @@ impl FrontEnds {
         key: &Certified,
         now: Timestamp,
     ) -> Result<Arc<FrontEnd>, FrontEndError> {
-        self.change(&enrolment.name, |before| {
-            self.check_room(before.is_none())?;
-            FrontEnd::enrolled(before, enrolment, key, now).map(Some)
-        })
-        .await
+        let checked = self.check(enrolment, &key.fingerprint, now).await?;
+        self.enroll_checked(&checked, key, now).await
     }
 
-    /// Gives an instance that has shown that it holds the key `by` a new key, or the same key with a new SVID. The
-    /// key that asks stays until its own SVID ends, or the new one is renewed.
+    /// Whether an instance that shows that certificate would be given the next one, for the key of that fingerprint: to
+    /// be asked before it is minted.
+    ///
+    /// # Errors
+    /// [`FrontEndError::TooEarly`], and those of [`renew_key`](Self::renew_key).
+    pub async fn check_renewal(
+        &self,
+        name: &FrontEndName,
+        shown: &Shown,
+        fingerprint: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<(), FrontEndError> {
+        let found = self.read(name).await?;
+        let (before, _) = found.ok_or_else(|| FrontEndError::Unknown(name.clone()))?;
+        before.may_renew(shown, fingerprint, now)
+    }
+
+    /// Gives an instance that has shown that it holds the key `by` a new key, or the same key with a new SVID. The key
+    /// that asks may ask again, and what it got before goes then, until the new one [takes over](Self::take_over).
     ///
     /// # Errors
     /// [`FrontEndError`]; [`NotAdmitted`](super::NotAdmitted) if `by` opens nothing any more.
@@ -155,6 +188,28 @@ impl FrontEnds {
             before.renewed(by, key, now).map(Some)
         })
         .await
+    }
+
+    /// Writes down that an instance has shown the key `by`, once, if that key came by a renewal: the key before it ends
+    /// soon, and asks for nothing more.
+    ///
+    /// # Errors
+    /// [`FrontEndError`].
+    pub async fn take_over(
+        &self,
+        name: &FrontEndName,
+        by: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<(), FrontEndError> {
+        let is_due = |known: Arc<FrontEnd>| known.taken_over(by, now).is_some();
+        if !self.get(name).is_some_and(is_due) {
+            return Ok(());
+        }
+        let taken_over = self.change(name, |before| {
+            let before = before.ok_or_else(|| FrontEndError::Unknown(name.clone()))?;
+            Ok(before.taken_over(by, now))
+        });
+        taken_over.await.map(drop)
     }
 
     /// Ends a front end: none of its keys opens anything from then on. One that is withdrawn stays as it is.

@@ -340,6 +340,46 @@ async fn nobody_waits_while_records_are_read() {
 }
 
 #[tokio::test]
+async fn what_came_between_a_decision_and_its_commit_is_not_undone() {
+    let store = Lossy::new();
+    let (here, there) = (load(&store).await, load(&store).await);
+    here.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
+    let existing = Existing { replace: true, again: true };
+    let wanted = Enrolment { existing, ..enrolment("edge") };
+    let checked = here.check(&wanted, &[2; 32], NOW).await.unwrap();
+    there.withdraw(&name("edge"), NOW).await.unwrap();
+    let refused = here.enroll_checked(&checked, &key(2), NOW).await.unwrap_err();
+    assert!(matches!(refused, FrontEndError::Withdrawn { .. }), "{refused}");
+    assert!(recorded(&store, "edge").await.withdrawn_at().is_some());
+    // Whoever knows of it may.
+    let checked = here.check(&wanted, &[2; 32], NOW).await.unwrap();
+    here.enroll_checked(&checked, &key(2), NOW).await.unwrap();
+    let back = recorded(&store, "edge").await;
+    assert_eq!((back.withdrawn_at(), back.keys().len()), (None, 1));
+}
+
+#[tokio::test]
+async fn a_key_takes_over_once_and_its_predecessor_renews_no_more() {
+    let store = Lossy::new();
+    let (here, there) = (load(&store).await, load(&store).await);
+    here.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
+    here.renew_key(&name("edge"), &[1; 32], &key(2), NOW).await.unwrap();
+    let before = recorded(&store, "edge").await;
+    here.take_over(&name("edge"), &[1; 32], NOW).await.unwrap();
+    assert_eq!(recorded(&store, "edge").await, before, "nothing is written for the older one");
+    here.take_over(&name("edge"), &[2; 32], NOW).await.unwrap();
+    here.take_over(&name("edge"), &[2; 32], NOW).await.unwrap();
+    let after = recorded(&store, "edge").await;
+    assert_eq!(after.revision(), before.revision() + 1);
+    // A process that has not seen it yet decides by what is stored.
+    let refused = there.renew_key(&name("edge"), &[1; 32], &key(3), NOW).await.unwrap_err();
+    assert!(
+        matches!(refused, FrontEndError::NotAdmitted(NotAdmitted::Replaced { .. })),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn an_enrolment_that_would_be_refused_is_told_before_anything_is_minted() {
     let store = Lossy::new();
     let front_ends = load(&store).await;
