@@ -101,9 +101,10 @@ impl Hall {
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let Admitted { front_end, until } = admitted;
+        let Admitted { front_end, front_ends, until } = admitted;
         let (leave, leaving) = watch::channel(false);
-        let seat = Arc::new(Seat { front_end, room: Room::of(self.items), leaving });
+        let (room, peer_of_seat) = (Room::of(self.items), peer.clone());
+        let seat = Arc::new(Seat { peer: peer_of_seat, front_end, front_ends, room, leaving });
         let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(Arc::clone(&seat));
             // Clones share what they route to, and are always ready.

@@ -1,10 +1,11 @@
 //! The signing listener: where front ends ask for SVIDs, over TLS with a certificate from both sides.
 //!
 //! `connection` lets peers in and ends their connections, `minting` and `follow` are the two calls of
-//! `mintmark.signing.v1`, [`authorise`](mod@authorise) decides on each item.
+//! `mintmark.signing.v1`, [`authorise`](mod@authorise) decides on each item; `control` is `mintmark.control.v1`.
 
 pub mod authorise;
 mod connection;
+mod control;
 mod follow;
 mod gate;
 mod minting;
@@ -36,6 +37,7 @@ use crate::metrics::ServiceMetrics;
 use crate::own_identity::{OwnIdentity, OwnIdentityError};
 use crate::services::not_offered;
 use connection::Hall;
+use control::Control;
 use follow::Following;
 pub use gate::{Admitted, FrontEndView, Gate, Refused, UsualLives, by_records};
 use minting::{Minting, Workshop};
@@ -206,12 +208,14 @@ fn hall(
     let SigningServices { pipeline, clock, gate, bundle, metrics, limits } = services;
     let (shown, within) = (Arc::clone(own.shown()), limits.handshake_within);
     let acceptor = Acceptor::new(shown, Arc::clone(trust), Arc::clone(&clock), within)?;
+    let control = Control::new(Arc::clone(&pipeline), Arc::clone(&clock), Arc::clone(audit));
     let workshop = Workshop { pipeline, metrics, audit: Arc::clone(audit) };
     let signing = Signing { workshop: Arc::new(workshop), bundle };
     let signing = SigningServer::new(signing)
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_ANSWER);
-    let routes = Routes::from(Routes::new(signing).into_axum_router().fallback(not_offered));
+    let routes = Routes::new(signing).add_service(control.service());
+    let routes = Routes::from(routes.into_axum_router().fallback(not_offered));
     let audit = Arc::clone(audit);
     let items = limits.items_of_a_connection;
     Ok(Arc::new(Hall { acceptor, gate, clock, places, routes, audit, items, stopping }))

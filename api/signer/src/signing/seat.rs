@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ca_core::frontend::FrontEnds;
+use mintmark_transport::Peer;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::sync::watch;
@@ -13,7 +15,9 @@ use crate::status::Failure;
 
 /// A connection whose peer has been let in.
 pub(super) struct Seat {
+    pub(super) peer: Peer,
     pub(super) front_end: FrontEndView,
+    pub(super) front_ends: Arc<FrontEnds>,
     pub(super) room: Arc<Room>,
     /// True when nothing more is to be read.
     pub(super) leaving: watch::Receiver<bool>,
