@@ -7,7 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::front_end::{
-    NameGrant, NamedJwt, NamedX509, frontend_jwt, frontend_names, frontend_svid,
+    NameGrant, NamedJwt, NamedX509, frontend_jwt, frontend_names, frontend_publish, frontend_svid,
 };
 use crate::clock::Timestamp;
 use crate::csr::{VerifiedCsr, VerifiedKey};
@@ -88,6 +88,9 @@ pub enum Refusal {
     /// The front end may not ask for CA certificates.
     #[error("front end {0} may not ask for downstream CAs; enrol it with --allow-downstream")]
     DownstreamNotGranted(FrontEndName),
+    /// The front end may not publish JWT authorities.
+    #[error("front end {0} may not publish JWT authorities; enrol it with --allow-publish")]
+    PublishNotGranted(FrontEndName),
     /// Nobody but the service itself has certificates of that kind.
     #[error(
         "a certificate of kind {0} is not for front ends to ask for; ask for workload or downstream-ca"

@@ -121,6 +121,7 @@ async fn listener() -> (BehindTls, Peer) {
     let peer = Peer {
         id: SpiffeId::parse("spiffe://td.test/mintmark/frontend/one").expect("an ID"),
         key_fingerprint: [1; 32],
+        not_before: Stopped.now(),
         not_after: Stopped.now().plus(Duration::from_secs(86_400)),
         serial: "01".to_owned(),
     };

@@ -401,6 +401,7 @@ impl<T> Waiting<T> {
             x509: Vec::with_capacity(batch.x509.len().min(MOST_ITEMS)),
             jwt: Vec::with_capacity(batch.jwt.len().min(MOST_ITEMS)),
             instance_id: std::mem::take(&mut self.instance),
+            ..MintRequest::default()
         };
         let mut size = 0;
         let mut make_room = |part: &mut MintRequest, item: &dyn Fn() -> usize| {

@@ -68,7 +68,7 @@ pub mod signing {
     }
 }
 
-/// What front ends ask of a signer beside minting. Nothing answers there yet.
+/// What front ends ask of a signer beside minting: their own next certificate, and what nothing answers to yet.
 #[allow(missing_docs, unused_qualifications, reason = "the content is generated")]
 #[allow(clippy::allow_attributes_without_reason, reason = "the content is generated")]
 pub mod control {

@@ -251,8 +251,9 @@ fn what_is_asked_beside_minting_has_these_bytes() {
             selectors: vec![selector],
             reattestable: true,
             csr: text("c"),
+            evidence: text("e"),
         },
-        &["0a 01 6d", "12 02 2f6e", "1a 06 0a0174 120176", "20 01", "2a 01 63"],
+        &["0a 01 6d", "12 02 2f6e", "1a 06 0a0174 120176", "20 01", "2a 01 63", "32 01 65"],
     );
     golden(AttestNodeResponse { chain: chain.clone() }, &["0a 03 0a0163"]);
     golden(
@@ -273,8 +274,10 @@ fn what_is_asked_beside_minting_has_these_bytes() {
             key_id: "k".into(),
             public_key: text("p"),
             expires_at: 9,
+            proof: text("f"),
+            ca_certificate: text("c"),
         },
-        &["0a 02 2f73", "12 01 6b", "1a 01 70", "20 09"],
+        &["0a 02 2f73", "12 01 6b", "1a 01 70", "20 09", "2a 01 66", "32 01 63"],
     );
     golden(PublishJwtAuthorityResponse { bundle_sequence: 4 }, &["08 04"]);
     golden(RenewFrontEndRequest { csr: text("c") }, &["0a 01 63"]);
@@ -288,7 +291,10 @@ fn what_is_asked_beside_minting_has_these_bytes() {
         },
         &["0a 01 69", "12 01 76", "18 04", "20 02"],
     );
-    golden(ReportResponse { next_within_ms: 5 }, &["08 05"]);
+    golden(
+        ReportResponse { next_within_ms: 5, passed_over_after_ms: 6, bundle_sequence: 4 },
+        &["08 05", "10 06", "18 04"],
+    );
 }
 
 #[test]

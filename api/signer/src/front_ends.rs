@@ -1,4 +1,4 @@
-//! The part of `mintmark.admin.v1.Admin` that is about front ends, and the minting of their SVIDs.
+//! The part of `mintmark.admin.v1.Admin` that is about front ends, and the minting of their SVIDs, for whoever asks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use ca_core::clock::Clock;
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::excerpt::Excerpt;
 use ca_core::frontend::{
-    Certified, DnsScope, EnrolledKey, Enrolment, Existing, FrontEnd, FrontEndName, FrontEnds,
-    Grants, KeyKinds, PathScope, Rate, Rates, Terms, TermsError, Wanted,
+    Budgets, Certified, DnsScope, EnrolledKey, Enrolment, Existing, FrontEnd, FrontEndName,
+    FrontEnds, Grants, KeyKinds, PathScope, Rate, Rates, Shown, Terms, TermsError, Wanted,
 };
 use ca_core::id::TrustDomain;
 use ca_core::issuer::X509Svid;
@@ -55,19 +55,34 @@ impl FrontEndDesk {
         caller: &Caller,
     ) -> Result<wire::EnrollFrontEndResponse, Failure> {
         let enrolment = enrolment(&request)?;
-        if request.csr.is_empty() {
-            return Err(Failure::CsrMissing);
-        }
-        let csr = Csr::parse(&request.csr)?.verify()?;
+        let csr = proven(&request.csr)?;
         let (fingerprint, now) = (*csr.key.public_key().fingerprint(), self.clock.now());
-        self.front_ends.check(&enrolment, &fingerprint, now).await?;
-        let svid = self.mint(&enrolment.name, csr, caller).await?;
-        let key = Certified { fingerprint, serial: svid.serial, not_after: svid.expires_at };
-        let front_end = self.front_ends.enroll(&enrolment, &key, now).await?;
+        let checked = self.front_ends.check(&enrolment, &fingerprint, now).await?;
+        let (svid, key) = self.mint(checked.name(), csr, caller, Class::New).await?;
+        let front_end = self.front_ends.enroll_checked(&checked, &key, now).await?;
         Ok(wire::EnrollFrontEndResponse {
             front_end: Some(self.told(&front_end)),
             cert_chain: svid.chain().cloned().collect(),
         })
+    }
+
+    /// The next SVID of a front end, for an instance that has shown the present one. Like an enrolment, but for who
+    /// asks and what its record says.
+    pub(crate) async fn renew(
+        &self,
+        name: &FrontEndName,
+        shown: &Shown,
+        budgets: &Budgets,
+        csr: &[u8],
+        caller: &Caller,
+    ) -> Result<X509Svid, Failure> {
+        let csr = proven(csr)?;
+        let (fingerprint, now) = (*csr.key.public_key().fingerprint(), self.clock.now());
+        self.front_ends.check_renewal(name, shown, &fingerprint, now).await?;
+        budgets.take_renewal(Instant::now()).map_err(Failure::OverBudget)?;
+        let (svid, key) = self.mint(name, csr, caller, Class::Refresh).await?;
+        self.front_ends.renew_key(name, &shown.fingerprint, &key, now).await?;
+        Ok(svid)
     }
 
     /// Mints a front end's own SVID by the road of all others.
@@ -76,10 +91,12 @@ impl FrontEndDesk {
         name: &FrontEndName,
         csr: VerifiedCsr,
         caller: &Caller,
-    ) -> Result<X509Svid, Failure> {
+        class: Class,
+    ) -> Result<(X509Svid, Certified), Failure> {
+        let fingerprint = *csr.key.public_key().fingerprint();
         let grant = policy::frontend_svid(name, self.trust_domain(), csr)?;
         let deadline = Instant::now() + LONGEST_MINT;
-        let order = Order { caller: caller.clone(), class: Class::New, deadline };
+        let order = Order { caller: caller.clone(), class, deadline };
         let document = Document::X509Svid;
         let minting = self.pipeline.one(Wish::X509(grant), &order);
         let minted = tokio::time::timeout(LONGEST_MINT, minting)
@@ -87,7 +104,10 @@ impl FrontEndDesk {
             .map_err(|_| Failure::TooSlow { document, limit: LONGEST_MINT })?
             .map_err(|error| Failure::of_mint(document, error))?;
         match minted {
-            Minted::X509(svid) => Ok(svid),
+            Minted::X509(svid) => {
+                let (serial, not_after) = (svid.serial, svid.expires_at);
+                Ok((svid, Certified { fingerprint, serial, not_after }))
+            }
             Minted::Jwt(_) => Err(Failure::Mint(document, MintError::BrokenOff)),
         }
     }
@@ -138,6 +158,14 @@ impl FrontEndDesk {
             spiffe_id: front_end.name().id(self.trust_domain()).as_str().to_owned(),
         }
     }
+}
+
+/// A CSR whose sender holds its key.
+fn proven(csr: &[u8]) -> Result<VerifiedCsr, Failure> {
+    if csr.is_empty() {
+        return Err(Failure::CsrMissing);
+    }
+    Ok(Csr::parse(csr)?.verify()?)
 }
 
 /// What a request asks for, each part checked.

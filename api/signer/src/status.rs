@@ -405,7 +405,9 @@ fn front_end(error: &FrontEndError) -> Status {
         FrontEndError::OtherTerms { .. }
         | FrontEndError::Withdrawn { .. }
         | FrontEndError::TooManyKeys(_)
+        | FrontEndError::TooEarly { .. }
         | FrontEndError::TooMany => Status::failed_precondition(error.to_string()),
+        FrontEndError::HandingOver(_) => Status::resource_exhausted(error.to_string()),
         FrontEndError::Unknown(_) => Status::not_found(error.to_string()),
         FrontEndError::NotAdmitted(_) => Status::permission_denied(error.to_string()),
         FrontEndError::Contended(_) => Status::aborted(error.to_string()),
@@ -444,6 +446,7 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::Withdrawn { .. }
         | Refusal::NamedNotGranted(_)
         | Refusal::DownstreamNotGranted(_)
+        | Refusal::PublishNotGranted(_)
         | Refusal::OutsidePathScope { .. }
         | Refusal::OutsideDnsScope { .. }
         | Refusal::KeyKind { .. } => return Status::permission_denied(refusal.to_string()),

@@ -25,6 +25,8 @@ pub struct Peer {
     pub id: SpiffeId,
     /// SHA-256 of the DER of its `SubjectPublicKeyInfo`.
     pub key_fingerprint: [u8; 32],
+    /// The first second of its certificate.
+    pub not_before: Timestamp,
     /// The last second in which it is who it is.
     pub not_after: Timestamp,
     /// The serial number of its certificate, in lower-case hexadecimal.
@@ -193,6 +195,7 @@ pub fn examine(
     Ok(Peer {
         id,
         key_fingerprint: *key.fingerprint(),
+        not_before: view.not_before.0,
         not_after: view.not_after.0,
         serial: serial.map(|byte| format!("{byte:02x}")).collect(),
     })

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::MOST_KEYS;
 use crate::pipeline::admission::Class;
 
 /// So many items a second, and so many at once after a rest.
@@ -43,12 +44,8 @@ impl Rate {
     }
 
     /// What one item takes of the time. Rounded up, so that the rate is never exceeded.
-    fn of_one(self) -> u64 {
-        1_000_000_000_u64.div_ceil(u64::from(self.per_second))
-    }
-
-    fn of(self, items: u32) -> Duration {
-        Duration::from_nanos(self.of_one() * u64::from(items))
+    fn of_one(self) -> Duration {
+        Duration::from_nanos(1_000_000_000_u64.div_ceil(u64::from(self.per_second)))
     }
 }
 
@@ -99,7 +96,9 @@ impl Rates {
 /// What is left of a rate. Time is its caller's.
 #[derive(Debug)]
 pub struct Budget {
-    rate: Rate,
+    /// What one item takes of the time.
+    of_one: Duration,
+    burst: u32,
     /// When a whole burst may be taken again, if nothing is taken until then; `None` before the first. Held for
     /// nanoseconds.
     full_at: Mutex<Option<Instant>>,
@@ -109,7 +108,16 @@ impl Budget {
     /// A budget of which nothing is used.
     #[must_use]
     pub fn full(rate: Rate) -> Self {
-        Self { rate, full_at: Mutex::default() }
+        Self::every(rate.of_one(), rate.burst)
+    }
+
+    /// As [`full`](Self::full), of a rate below one a second.
+    fn every(of_one: Duration, burst: u32) -> Self {
+        Self { of_one, burst, full_at: Mutex::default() }
+    }
+
+    fn of(&self, items: u32) -> Duration {
+        self.of_one * items
     }
 
     /// Takes all of the items, or none of them.
@@ -117,12 +125,12 @@ impl Budget {
     /// # Errors
     /// [`OverBudget`], with what to do.
     pub fn take(&self, items: u32, now: Instant) -> Result<(), OverBudget> {
-        if items > self.rate.burst {
-            return Err(OverBudget::AtOnce { items, burst: self.rate.burst });
+        if items > self.burst {
+            return Err(OverBudget::AtOnce { items, burst: self.burst });
         }
         let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = full_at.map_or(now, |at| at.max(now)) + self.rate.of(items);
-        let late = wanted.duration_since(now).saturating_sub(self.rate.of(self.rate.burst));
+        let wanted = full_at.map_or(now, |at| at.max(now)) + self.of(items);
+        let late = wanted.duration_since(now).saturating_sub(self.of(self.burst));
         if late > Duration::ZERO {
             return Err(OverBudget::Used { after: late });
         }
@@ -133,7 +141,7 @@ impl Budget {
     /// Gives back what was taken for nothing.
     fn give_back(&self, items: u32) {
         let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *full_at = full_at.and_then(|at| at.checked_sub(self.rate.of(items)));
+        *full_at = full_at.and_then(|at| at.checked_sub(self.of(items)));
     }
 }
 
@@ -158,12 +166,18 @@ pub enum OverBudget {
     },
 }
 
-/// The budgets of a front end: one for all that it asks for, and one for each class.
+/// Certificates of its own that a front end may ask for at once: each instance, and again for answers that get lost.
+const RENEWALS: u32 = 2 * MOST_KEYS as u32;
+/// After that, one in this time.
+const RENEWAL_EVERY: Duration = Duration::from_secs(60);
+
+/// The budgets of a front end: one for all that it asks for, one for each class, and one for its own certificates.
 #[derive(Debug)]
 pub struct Budgets {
     rates: Rates,
     total: Option<Budget>,
     classes: [Option<Budget>; Class::ALL.len()],
+    renewals: Budget,
 }
 
 impl Budgets {
@@ -171,7 +185,8 @@ impl Budgets {
     #[must_use]
     pub fn full(rates: Rates) -> Self {
         let full = |rate: Option<Rate>| rate.map(Budget::full);
-        Self { rates, total: full(rates.total), classes: rates.classes.map(full) }
+        let (total, classes) = (full(rates.total), rates.classes.map(full));
+        Self { rates, total, classes, renewals: Budget::every(RENEWAL_EVERY, RENEWALS) }
     }
 
     /// The rates that they keep.
@@ -194,6 +209,15 @@ impl Budgets {
             budget.give_back(items);
         }
         taken
+    }
+
+    /// Takes one certificate of the front end's own, of which each signer gives it two for every instance at once, and
+    /// then one a minute: its record has no say in that.
+    ///
+    /// # Errors
+    /// [`OverBudget`], with what to do.
+    pub fn take_renewal(&self, now: Instant) -> Result<(), OverBudget> {
+        self.renewals.take(1, now)
     }
 }
 
@@ -247,6 +271,18 @@ mod tests {
             Err(OverBudget::AtOnce { items: 5, burst: 4 })
         );
         assert_eq!(Budgets::full(Rates::default()).take(Class::Bulk, u32::MAX, start), Ok(()));
+    }
+
+    #[test]
+    fn every_instance_may_renew_twice_at_once_and_then_one_a_minute() {
+        let (budgets, start) = (Budgets::full(Rates::default()), Instant::now());
+        for at in 0..128 {
+            assert_eq!(budgets.take_renewal(start), Ok(()), "{at}");
+        }
+        let after = Duration::from_secs(60);
+        assert_eq!(budgets.take_renewal(start), Err(OverBudget::Used { after }));
+        assert_eq!(budgets.take_renewal(start + after), Ok(()));
+        assert!(budgets.take_renewal(start + after).is_err());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::budget::{Budget, Budgets, OverBudget, Rate, RateError, Rates};
-pub use self::enrolment::{Certified, Enrolment, Existing, FrontEndError};
+pub use self::enrolment::{Certified, Checked, Enrolment, Existing, FrontEndError, Shown};
 pub use self::registry::FrontEnds;
 pub use self::scope::{DnsScope, PathScope, ScopeError};
 pub use self::terms::{Grants, KeyKinds, Terms, TermsError, Wanted};
@@ -33,8 +33,13 @@ use crate::serial::Serial;
 
 /// The life of a front end's SVID. It is renewed after half of that.
 pub const SVID_LIFE: Duration = Duration::from_secs(7 * 86_400);
-/// Most keys of one front end whose SVIDs have not ended.
+/// How long a key that has been replaced may go on with the connections that it has.
+pub const HANDOVER: Duration = Duration::from_secs(600);
+/// Most keys of one front end whose SVIDs have not ended: one for each instance, a key and the one that it is being
+/// replaced by counted once.
 pub const MOST_KEYS: usize = 64;
+/// Most instances that may be between two keys at once, above that.
+pub const MOST_HANDOVERS: usize = 24;
 /// Most front ends of a trust domain, withdrawn ones included. Signers hold all of them in memory.
 pub const MOST_FRONT_ENDS: usize = 4096;
 /// Longest name in bytes.
@@ -120,6 +125,8 @@ pub struct EnrolledKey {
     pub enrolled_at: Timestamp,
     /// The key that asked for it, if it came by a renewal.
     pub renewed_from: Option<[u8; 32]>,
+    /// Since when another has its place: what was opened with it may go on until `not_after`, and that is all.
+    pub replaced_at: Option<Timestamp>,
 }
 
 /// A front end, as its record says.
@@ -179,16 +186,33 @@ impl FrontEnd {
     /// # Errors
     /// [`NotAdmitted`] says why not.
     pub fn admit(&self, key: &[u8; 32], now: Timestamp) -> Result<&EnrolledKey, NotAdmitted> {
+        let known = self.keep(key, now)?;
+        match known.replaced_at {
+            Some(at) => Err(NotAdmitted::Replaced { name: self.name.clone(), at }),
+            None => Ok(known),
+        }
+    }
+
+    /// Whether a peer that was admitted by that key may go on: as [`admit`](Self::admit), but also for a while after
+    /// the key was replaced, so that what is under way can be ended.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`] says why not.
+    pub fn keep(&self, key: &[u8; 32], now: Timestamp) -> Result<&EnrolledKey, NotAdmitted> {
         let name = || self.name.clone();
         if let Some(since) = self.withdrawn_at {
             return Err(NotAdmitted::Withdrawn { name: name(), since });
         }
-        let known = self.keys.iter().find(|known| known.fingerprint == *key);
-        let known = known.ok_or_else(|| NotAdmitted::UnknownKey { name: name() })?;
-        if now > known.not_after {
-            return Err(NotAdmitted::KeyEnded { name: name(), not_after: known.not_after });
+        let known = self.key(key).ok_or_else(|| NotAdmitted::UnknownKey { name: name() })?;
+        match known.replaced_at {
+            _ if now <= known.not_after => Ok(known),
+            Some(at) => Err(NotAdmitted::Replaced { name: name(), at }),
+            None => Err(NotAdmitted::KeyEnded { name: name(), not_after: known.not_after }),
         }
-        Ok(known)
+    }
+
+    fn key(&self, fingerprint: &[u8; 32]) -> Option<&EnrolledKey> {
+        self.keys.iter().find(|known| known.fingerprint == *fingerprint)
     }
 }
 
@@ -223,6 +247,17 @@ pub enum NotAdmitted {
         name: FrontEndName,
         /// Its last second.
         not_after: Timestamp,
+    },
+    /// The key was renewed, and the new one is in use.
+    #[error(
+        "this key of front end {name} was replaced at {at} by the one that it asked for; connect with that, and if no \
+         instance has it, somebody else does: withdraw the front end"
+    )]
+    Replaced {
+        /// The front end.
+        name: FrontEndName,
+        /// When the new key was first seen.
+        at: Timestamp,
     },
 }
 

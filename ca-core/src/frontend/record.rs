@@ -53,6 +53,10 @@ struct Record {
     class_budgets: BTreeMap<String, String>,
     #[serde(default)]
     keys: Vec<KeyRecord>,
+    /// Keys that another has the place of. Not among `keys`, so that a release that knows nothing of this does not take
+    /// one for a key that may ask for the next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    replaced: Vec<KeyRecord>,
     enrolled_at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     withdrawn_at: Option<i64>,
@@ -69,6 +73,9 @@ struct KeyRecord {
     enrolled_at: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     renewed_from: Option<String>,
+    /// Of each that is `replaced`, and of no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaced_at: Option<i64>,
 }
 
 fn strictest() -> bool {
@@ -101,6 +108,8 @@ impl Record {
     fn of(front_end: &FrontEnd) -> Self {
         let FrontEnd { name, terms, keys, enrolled_at, withdrawn_at, revision, later } = front_end;
         let Grants { named, downstream, publish, admin } = terms.grants();
+        let (replaced, keys): (Vec<_>, Vec<_>) =
+            keys.iter().map(KeyRecord::of).partition(|key| key.replaced_at.is_some());
         let classes = Class::ALL.into_iter().filter_map(|class| {
             Some((class.name().to_owned(), terms.rates().of(class)?.to_string()))
         });
@@ -118,7 +127,8 @@ impl Record {
             key_types: terms.key_kinds().types().iter().map(KeyType::to_string).collect(),
             budget: terms.rates().total.map(|rate| rate.to_string()),
             class_budgets: classes.collect(),
-            keys: keys.iter().map(KeyRecord::of).collect(),
+            keys,
+            replaced,
             enrolled_at: enrolled_at.unix(),
             withdrawn_at: withdrawn_at.map(Timestamp::unix),
             later: later.clone(),
@@ -129,12 +139,25 @@ impl Record {
         Ok(FrontEnd {
             name: FrontEndName::parse(&self.name).map_err(text)?,
             terms: self.terms()?,
-            keys: self.keys.into_iter().map(KeyRecord::key).collect::<Result<_, _>>()?,
+            keys: Self::all_keys(self.keys, self.replaced)?,
             enrolled_at: Timestamp::from_unix(self.enrolled_at),
             withdrawn_at: self.withdrawn_at.map(Timestamp::from_unix),
             revision: self.revision,
             later: self.later,
         })
+    }
+
+    /// A key that lies on the wrong side makes no sense, whichever side is believed.
+    fn all_keys(
+        keys: Vec<KeyRecord>,
+        replaced: Vec<KeyRecord>,
+    ) -> Result<Vec<EnrolledKey>, String> {
+        let on_its_side = keys.iter().all(|key| key.replaced_at.is_none())
+            && replaced.iter().all(|key| key.replaced_at.is_some());
+        if !on_its_side {
+            return Err("a key is both in use and replaced".to_owned());
+        }
+        keys.into_iter().chain(replaced).map(KeyRecord::key).collect()
     }
 
     fn terms(&self) -> Result<Terms, String> {
@@ -175,6 +198,7 @@ impl KeyRecord {
             not_after: key.not_after.unix(),
             enrolled_at: key.enrolled_at.unix(),
             renewed_from: key.renewed_from.map(|fingerprint| hexadecimal(&fingerprint)),
+            replaced_at: key.replaced_at.map(Timestamp::unix),
         }
     }
 
@@ -185,6 +209,7 @@ impl KeyRecord {
             not_after: Timestamp::from_unix(self.not_after),
             enrolled_at: Timestamp::from_unix(self.enrolled_at),
             renewed_from: self.renewed_from.as_deref().map(bytes).transpose()?,
+            replaced_at: self.replaced_at.map(Timestamp::from_unix),
         })
     }
 }
@@ -227,6 +252,7 @@ mod tests {
             not_after: Timestamp::from_unix(2_000),
             enrolled_at: Timestamp::from_unix(1_000),
             renewed_from: None,
+            replaced_at: None,
         };
         let renewed =
             EnrolledKey { fingerprint: [1; 32], renewed_from: Some([0xab; 32]), ..key.clone() };
@@ -273,6 +299,28 @@ mod tests {
         let value = encode(&full());
         assert_eq!(String::from_utf8(value.to_vec()).unwrap(), stored());
         assert_eq!(decode(&entry(value)), Ok(full()));
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_is_kept_where_older_releases_do_not_look() {
+        let mut handed_over = full();
+        // Keys in use come first.
+        handed_over.keys.reverse();
+        handed_over.keys[1].replaced_at = Some(Timestamp::from_unix(1_200));
+        let value = encode(&handed_over);
+        let text = String::from_utf8(value.to_vec()).unwrap();
+        let (keys, replaced) = text.split_once("\"replaced\":").unwrap();
+        assert!(!keys.contains("\"sha256\":\"abab"), "{keys}");
+        let end = "\"enrolled_at\":1000,\"replaced_at\":1200}],\"enrolled_at\":900";
+        assert!(replaced.contains(end), "{replaced}");
+        assert_eq!(decode(&entry(value)), Ok(handed_over));
+        for wrong in [
+            text.replace(",\"replaced_at\":1200", ""),
+            text.replacen("\"enrolled_at\":1000", "\"enrolled_at\":1000,\"replaced_at\":1", 1),
+        ] {
+            let error = decode(&entry(wrong)).unwrap_err();
+            assert!(error.to_string().contains("both in use and replaced"), "{error}");
+        }
     }
 
     #[test]
@@ -340,7 +388,7 @@ mod tests {
             renewed_from: Some([7; 32]),
             ..full().keys[0].clone()
         };
-        let keys = vec![key; super::super::MOST_KEYS];
+        let keys = vec![key; super::super::MOST_KEYS + super::super::MOST_HANDOVERS];
         let name = FrontEndName::parse(&"a".repeat(63)).unwrap();
         let largest = encode(&FrontEnd { name, terms, keys, ..full() });
         // Half as much again is left for what a later release may add.

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use super::record::{decode, encode};
 use super::{
-    Budgets, Certified, Enrolment, FrontEnd, FrontEndError, FrontEndName, MOST_FRONT_ENDS,
+    Budgets, Certified, Checked, Enrolment, FrontEnd, FrontEndError, FrontEndName, MOST_FRONT_ENDS,
+    Shown,
 };
 use crate::clock::Timestamp;
 use crate::store::key::{TrustDomainNumber, front_end, front_ends};
@@ -28,8 +29,10 @@ const MOST_SENDS: usize = 3;
 /// long as somebody [follows](Self::follow).
 pub struct FrontEnds {
     store: Arc<dyn StateStore>,
-    /// Replaced as a whole, so that a reader holds the lock for as long as it takes to find one name.
+    /// Replaced as a whole: who reads waits for a pointer to be swapped, and never for what goes before that.
     view: RwLock<Arc<View>>,
+    /// Held while the next view is made of the present one.
+    making: Mutex<()>,
     /// Counts what has changed in the view.
     changes: watch::Sender<u64>,
 }
@@ -51,12 +54,14 @@ impl FrontEnds {
     /// Those of the store.
     pub async fn load(store: Arc<dyn StateStore>) -> Result<Arc<Self>, StoreError> {
         let (changes, _) = watch::channel(0);
-        let front_ends = Self { store, view: RwLock::default(), changes };
+        let (view, making) = (RwLock::default(), Mutex::default());
+        let front_ends = Self { store, view, making, changes };
         front_ends.reload().await?;
         Ok(Arc::new(front_ends))
     }
 
-    /// The front end of that name, withdrawn or not; takes no lock that is held for longer than another lookup.
+    /// The front end of that name, withdrawn or not; takes no lock that is held for longer than it takes to swap a
+    /// pointer.
     #[must_use]
     pub fn get(&self, name: &FrontEndName) -> Option<Arc<FrontEnd>> {
         self.view().get(name).map(|known| Arc::clone(&known.front_end))
@@ -100,8 +105,7 @@ impl FrontEnds {
         }
     }
 
-    /// Whether an enrolment of the key of that fingerprint would be taken now: to be asked before an SVID is minted
-    /// for it.
+    /// Decides on an enrolment of the key of that fingerprint: to be asked before an SVID is minted for it.
     ///
     /// # Errors
     /// As [`enroll`](Self::enroll).
@@ -110,14 +114,33 @@ impl FrontEnds {
         enrolment: &Enrolment,
         fingerprint: &[u8; 32],
         now: Timestamp,
-    ) -> Result<(), FrontEndError> {
+    ) -> Result<Checked, FrontEndError> {
         let found = self.read(&enrolment.name).await?;
         self.check_room(found.is_none())?;
-        let before = found.as_ref().map(|(front_end, _)| front_end);
-        FrontEnd::may_enroll(before, enrolment, fingerprint, now)
+        let before = found.map(|(front_end, _)| front_end);
+        FrontEnd::checked(before, enrolment, fingerprint, now)
     }
 
-    /// Makes a front end, adds a key to it, or does what [`Existing`](super::Existing) allows.
+    /// Makes a front end, adds a key to it, or does what [`Existing`](super::Existing) allows, as it was
+    /// [decided](Self::check). Others may have come in between: what they did is undone only if the decision was made
+    /// in its knowledge.
+    ///
+    /// # Errors
+    /// As [`enroll`](Self::enroll).
+    pub async fn enroll_checked(
+        &self,
+        checked: &Checked,
+        key: &Certified,
+        now: Timestamp,
+    ) -> Result<Arc<FrontEnd>, FrontEndError> {
+        self.change(checked.name(), |before| {
+            self.check_room(before.is_none())?;
+            FrontEnd::enrolled_as_checked(before, checked, key, now).map(Some)
+        })
+        .await
+    }
+
+    /// Decides and enrols, for a key that has its SVID.
     ///
     /// # Errors
     /// [`FrontEndError`]. Nothing is changed then, unless it is [`StoreError::Indeterminate`].
@@ -127,15 +150,29 @@ impl FrontEnds {
         key: &Certified,
         now: Timestamp,
     ) -> Result<Arc<FrontEnd>, FrontEndError> {
-        self.change(&enrolment.name, |before| {
-            self.check_room(before.is_none())?;
-            FrontEnd::enrolled(before, enrolment, key, now).map(Some)
-        })
-        .await
+        let checked = self.check(enrolment, &key.fingerprint, now).await?;
+        self.enroll_checked(&checked, key, now).await
     }
 
-    /// Gives an instance that has shown that it holds the key `by` a new key, or the same key with a new SVID. The
-    /// key that asks stays until its own SVID ends, or the new one is renewed.
+    /// Whether an instance that shows that certificate would be given the next one, for the key of that fingerprint: to
+    /// be asked before it is minted.
+    ///
+    /// # Errors
+    /// [`FrontEndError::TooEarly`], and those of [`renew_key`](Self::renew_key).
+    pub async fn check_renewal(
+        &self,
+        name: &FrontEndName,
+        shown: &Shown,
+        fingerprint: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<(), FrontEndError> {
+        let found = self.read(name).await?;
+        let (before, _) = found.ok_or_else(|| FrontEndError::Unknown(name.clone()))?;
+        before.may_renew(shown, fingerprint, now)
+    }
+
+    /// Gives an instance that has shown that it holds the key `by` a new key, or the same key with a new SVID. The key
+    /// that asks may ask again, and what it got before goes then, until the new one [takes over](Self::take_over).
     ///
     /// # Errors
     /// [`FrontEndError`]; [`NotAdmitted`](super::NotAdmitted) if `by` opens nothing any more.
@@ -151,6 +188,28 @@ impl FrontEnds {
             before.renewed(by, key, now).map(Some)
         })
         .await
+    }
+
+    /// Writes down that an instance has shown the key `by`, once, if that key came by a renewal: the key before it ends
+    /// soon, and asks for nothing more.
+    ///
+    /// # Errors
+    /// [`FrontEndError`].
+    pub async fn take_over(
+        &self,
+        name: &FrontEndName,
+        by: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<(), FrontEndError> {
+        let is_due = |known: Arc<FrontEnd>| known.taken_over(by, now).is_some();
+        if !self.get(name).is_some_and(is_due) {
+            return Ok(());
+        }
+        let taken_over = self.change(name, |before| {
+            let before = before.ok_or_else(|| FrontEndError::Unknown(name.clone()))?;
+            Ok(before.taken_over(by, now))
+        });
+        taken_over.await.map(drop)
     }
 
     /// Ends a front end: none of its keys opens anything from then on. One that is withdrawn stays as it is.
@@ -261,7 +320,8 @@ impl FrontEnds {
 
     /// Takes what was read at some moment into the view, unless the view is newer.
     fn learn(&self, name: &FrontEndName, read: Option<(Arc<FrontEnd>, Version)>, at: Version) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let making = self.making();
+        let view = self.view();
         let known = view.get(name);
         if known.is_some_and(|known| known.version >= read.as_ref().map_or(at, |(_, at)| *at)) {
             return;
@@ -272,9 +332,7 @@ impl FrontEnds {
             Some(learned) => drop(next.insert(name.clone(), learned)),
             None => drop(next.remove(name)),
         }
-        *view = Arc::new(next);
-        drop(view);
-        self.changes.send_modify(|count| *count += 1);
+        self.show(next, making);
     }
 
     /// Reads everything, and gives the moment from which on changes have to be followed.
@@ -286,24 +344,24 @@ impl FrontEnds {
             let page = page.await?;
             let begun = *first.get_or_insert(page.at);
             after = page.entries.last().map(|entry| entry.key.clone());
-            read.extend(page.entries);
+            let readable = |entry| Some((Arc::new(readable(entry)?), entry.version));
+            read.extend(page.entries.iter().filter_map(readable));
             if !page.more {
-                self.replace(&read, begun.version);
+                self.replace(read, begun.version);
                 return Ok(begun);
             }
         }
     }
 
     /// What this process has written after the reading began stays.
-    fn replace(&self, read: &[Entry], begun: Version) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+    fn replace(&self, read: Vec<(Arc<FrontEnd>, Version)>, begun: Version) {
+        let making = self.making();
+        let view = self.view();
         let mut next = View::new();
-        for entry in read {
-            if let Some(front_end) = readable(entry) {
-                let name = front_end.name().clone();
-                let known = Known::new(Arc::new(front_end), entry.version, view.get(&name));
-                next.insert(name, known);
-            }
+        for (front_end, version) in read {
+            let name = front_end.name().clone();
+            let known = Known::new(front_end, version, view.get(&name));
+            next.insert(name, known);
         }
         for (name, known) in view.iter().filter(|(_, known)| known.version > begun) {
             let newer = next.get(name).is_none_or(|read| read.version < known.version);
@@ -311,8 +369,22 @@ impl FrontEnds {
                 next.insert(name.clone(), known.clone());
             }
         }
-        *view = Arc::new(next);
-        drop(view);
+        self.show(next, making);
+    }
+
+    fn making(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next view, by whoever makes it of the present one.
+    fn show(&self, next: View, making: MutexGuard<'_, ()>) {
+        let next = Arc::new(next);
+        let before = {
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *view, next)
+        };
+        drop(making);
+        drop(before);
         self.changes.send_modify(|count| *count += 1);
     }
 

@@ -185,6 +185,15 @@ pub fn frontend_svid(
     })
 }
 
+/// Decides whether a front end may publish JWT authorities.
+///
+/// # Errors
+/// [`Refusal::PublishNotGranted`].
+pub fn frontend_publish(front_end: &FrontEnd) -> Result<(), Refusal> {
+    let granted = front_end.terms().grants().publish;
+    if granted { Ok(()) } else { Err(Refusal::PublishNotGranted(front_end.name().clone())) }
+}
+
 /// A CA that hangs below ours can issue every ID there is, so its front end has the whole trust domain for a scope
 /// ([`Terms::new`](crate::frontend::Terms::new)).
 fn downstream(

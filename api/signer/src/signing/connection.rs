@@ -154,11 +154,18 @@ impl Service {
                 return Some(format!("it has not begun HTTP/2 within {milliseconds} ms"));
             }
         };
-        let Admitted { front_end, until } = admitted;
+        let Admitted { front_end, front_ends, until } = admitted;
         let (leave, leaving) = watch::channel(false);
         let (room, departures) = (Room::of(self.items), Arc::new(Departures::default()));
         let mut ends = self.ends(&peer.id, peer.not_after, until, &departures);
-        let seat = Arc::new(Seat { front_end, room, departures: Arc::clone(&departures), leaving });
+        let seat = Arc::new(Seat {
+            peer: peer.clone(),
+            front_end,
+            front_ends,
+            room,
+            departures: Arc::clone(&departures),
+            leaving,
+        });
         let service = Arc::clone(self);
         let service =
             service_fn(move |request| Arc::clone(&service).call(request, Arc::clone(&seat)));

@@ -1,5 +1,6 @@
 //! Who is let in, once it is known who it is: asked after the handshake, and what it hands out ends the connection.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,11 @@ use futures_util::future::BoxFuture;
 use mintmark_transport::Peer;
 use thiserror::Error;
 
+/// The end of a key is by the wall clock, which may be set: it is read at least so often.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long after a failure of the state store it is tried again to write down which key was shown.
+const NOTE_AGAIN: Duration = Duration::from_secs(60);
+
 /// Decides on a peer whose certificate has been verified. Asked once for each connection, on a runtime thread, so it
 /// answers from memory.
 pub type Gate = Arc<dyn Fn(&Peer) -> Result<Admitted, Refused> + Send + Sync>;
@@ -20,6 +26,8 @@ pub type Gate = Arc<dyn Fn(&Peer) -> Result<Admitted, Refused> + Send + Sync>;
 pub struct Admitted {
     /// As what.
     pub front_end: FrontEndView,
+    /// Where its record is, for what it may change of it.
+    pub front_ends: Arc<FrontEnds>,
     /// Resolves when it is no longer, to the reason in one sentence: the connection is cut off at once, its open
     /// streams too. Never resolves if nothing happens; dropped with the connection.
     pub until: BoxFuture<'static, String>,
@@ -74,7 +82,8 @@ pub fn by_records(front_ends: Arc<FrontEnds>, mint: &Mint, clock: Arc<dyn Clock>
         );
         let trust_domain = trust_domain.clone();
         let front_end = FrontEndView { record, budgets, trust_domain, usual };
-        Ok(Admitted { front_end, until: Box::pin(until) })
+        let front_ends = Arc::clone(&front_ends);
+        Ok(Admitted { front_end, front_ends, until: Box::pin(until) })
     })
 }
 
@@ -97,24 +106,113 @@ fn enrolled(
     }
 }
 
-/// Resolves when the record no longer lets that key in, or on other terms. What happens to other keys of the front end
-/// is of no concern.
+/// Resolves when the record no longer keeps that key, or has other terms. What happens to other keys of the front end is
+/// of no concern.
 async fn ended(
     front_ends: Arc<FrontEnds>,
-    mut known: Arc<FrontEnd>,
+    known: Arc<FrontEnd>,
     key: [u8; 32],
     clock: Arc<dyn Clock>,
 ) -> String {
+    let name = known.name().clone();
+    tokio::select! {
+        reason = kept(&front_ends, known, &key, &*clock) => reason,
+        never = shown(&front_ends, &name, &key, &*clock) => match never {},
+    }
+}
+
+async fn kept(
+    front_ends: &FrontEnds,
+    mut known: Arc<FrontEnd>,
+    key: &[u8; 32],
+    clock: &dyn Clock,
+) -> String {
     loop {
-        let Some(present) = front_ends.changed(&known).await else {
+        let left = match known.keep(key, clock.now()) {
+            Ok(key) => key.not_after.since(clock.now()) + Duration::from_secs(1),
+            Err(reason) => return reason.to_string(),
+        };
+        let present = tokio::select! {
+            present = front_ends.changed(&known) => present,
+            // The wall clock may be set.
+            () = tokio::time::sleep(left.min(LOOK_EVERY)) => continue,
+        };
+        let Some(present) = present else {
             return format!("there is no front end {} any more", known.name());
         };
-        if let Err(reason) = present.admit(&key, clock.now()) {
-            return reason.to_string();
-        }
         if present.terms() != known.terms() {
-            return format!("front end {} has other terms now; connect again", known.name());
+            // Withdrawn is the better reason.
+            let ended = present.keep(key, clock.now()).err().map(|reason| reason.to_string());
+            let other = || format!("front end {} has other terms now; connect again", known.name());
+            return ended.unwrap_or_else(other);
         }
         known = present;
+    }
+}
+
+/// Has it written down that the key was shown, beside what the connection does: whoever was let in is served, whether or
+/// not the store can be written now.
+async fn shown(
+    front_ends: &FrontEnds,
+    name: &FrontEndName,
+    key: &[u8; 32],
+    clock: &dyn Clock,
+) -> Infallible {
+    while let Err(error) = front_ends.take_over(name, key, clock.now()).await {
+        tracing::warn!(%error, front_end = %name, "the key before the one that it shows may still be renewed");
+        tokio::time::sleep(NOTE_AGAIN).await;
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use ca_core::clock::Timestamp;
+    use ca_core::frontend::{Certified, Enrolment, Existing, HANDOVER, PathScope, Terms, Wanted};
+    use ca_core::serial::{RandomSerials, SerialSource as _};
+    use ca_core::store::Embedded;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Hand(AtomicI64);
+
+    impl Clock for Hand {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_unix(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    fn key(number: u8) -> Certified {
+        let serial = RandomSerials::new().next().unwrap();
+        Certified { fingerprint: [number; 32], serial, not_after: Timestamp::from_unix(100_000) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_of_a_key_that_was_replaced_has_ten_minutes() {
+        let store = Arc::new(Embedded::in_memory().unwrap());
+        let front_ends = FrontEnds::load(store).await.unwrap();
+        let name = FrontEndName::parse("edge").unwrap();
+        let path_scopes = vec![PathScope::parse("/").unwrap()];
+        let terms = Terms::new(Wanted { path_scopes, ..Wanted::default() }).unwrap();
+        let enrolment = Enrolment { name: name.clone(), terms, existing: Existing::default() };
+        let clock = Hand::default();
+        let known = front_ends.enroll(&enrolment, &key(1), clock.now()).await.unwrap();
+        front_ends.renew_key(&name, &[1; 32], &key(2), clock.now()).await.unwrap();
+
+        let connection = kept(&front_ends, known, &[1; 32], &clock);
+        let mut connection = std::pin::pin!(connection);
+        let mut look =
+            async || tokio::time::timeout(LOOK_EVERY * 3, connection.as_mut()).await.ok();
+        clock.0.store(5_000, Ordering::SeqCst);
+        assert_eq!(look().await, None, "nobody has seen the new key");
+        front_ends.take_over(&name, &[2; 32], clock.now()).await.unwrap();
+        clock.0.fetch_add(i64::try_from(HANDOVER.as_secs()).unwrap(), Ordering::SeqCst);
+        assert_eq!(look().await, None);
+        clock.0.fetch_add(1, Ordering::SeqCst);
+        let reason = look().await.unwrap();
+        assert!(reason.contains("was replaced at 1970-01-01T01:23:20Z"), "{reason}");
     }
 }

@@ -1,11 +1,12 @@
 //! The signing listener: where front ends ask for SVIDs, over TLS with a certificate from both sides.
 //!
 //! `connection` lets peers in and ends their connections, `minting` and `follow` are the two calls of
-//! `mintmark.signing.v1`, [`authorise`](mod@authorise) decides on each item.
+//! `mintmark.signing.v1`, [`authorise`](mod@authorise) decides on each item; `control` is `mintmark.control.v1`.
 
 mod arrival;
 pub mod authorise;
 mod connection;
+mod control;
 mod departure;
 mod doorstep;
 mod follow;
@@ -41,6 +42,7 @@ use crate::metrics::ServiceMetrics;
 use crate::own_identity::{OwnIdentity, OwnIdentityError};
 use crate::services::not_offered;
 use connection::{Hall, Service};
+use control::Control;
 use doorstep::Doorstep;
 use follow::Following;
 pub use gate::{Admitted, FrontEndView, Gate, Refused, UsualLives, by_records};
@@ -234,12 +236,14 @@ fn service(
     stopping: watch::Receiver<bool>,
 ) -> Arc<Service> {
     let SigningServices { pipeline, clock, gate: _, bundle, metrics, limits } = services;
+    let control = Control::new(Arc::clone(&pipeline), Arc::clone(&clock), Arc::clone(audit));
     let workshop = Workshop { pipeline, metrics: metrics.clone(), audit: Arc::clone(audit) };
     let signing = Signing { workshop: Arc::new(workshop), bundle };
     let signing = SigningServer::new(signing)
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_ANSWER);
-    let routes = Routes::from(Routes::new(signing).into_axum_router().fallback(not_offered));
+    let routes = Routes::new(signing).add_service(control.service());
+    let routes = Routes::from(routes.into_axum_router().fallback(not_offered));
     let Limits { items_of_a_connection: items, message_within, taken_within, .. } = limits;
     let greeting_within = limits.handshake_within;
     let audit = Arc::clone(audit);

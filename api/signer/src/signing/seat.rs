@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use ca_core::frontend::FrontEnds;
+use mintmark_transport::Peer;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::sync::watch;
@@ -14,7 +16,9 @@ use crate::status::Failure;
 
 /// A connection whose peer has been let in.
 pub(super) struct Seat {
+    pub(super) peer: Peer,
     pub(super) front_end: FrontEndView,
+    pub(super) front_ends: Arc<FrontEnds>,
     pub(super) room: Arc<Room>,
     /// What it has to take.
     pub(super) departures: Arc<Departures>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use ca_core::frontend::FrontEndName;
@@ -134,6 +135,27 @@ async fn nothing_is_recorded_of_a_key_whose_svid_was_not_logged() {
     let status = enroll(&server, request("edge", terms(&["/ns"]))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert_eq!(server.front_ends.get(&FrontEndName::parse("edge").unwrap()), None);
+}
+
+#[tokio::test]
+async fn a_withdrawal_while_an_svid_is_minted_is_not_undone_by_the_enrolment_that_wanted_it() {
+    let server = TestServer::start().await;
+    let again =
+        EnrollFrontEndRequest { again: true, replace: true, ..request("edge", terms(&["/ns"])) };
+    enroll(&server, again.clone()).await.unwrap();
+    server.issued.hanging.store(true, Ordering::Relaxed);
+    let mut client = AdminClient::new(server.channel.clone());
+    let enrolling = tokio::spawn(async move { client.enroll_front_end(again).await });
+    while issued(&server) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let name = FrontEndName::parse("edge").unwrap();
+    server.front_ends.withdraw(&name, now()).await.unwrap();
+    server.issued.hanging.store(false, Ordering::Relaxed);
+    let status = enrolling.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("front end edge was withdrawn at"), "{status}");
+    assert!(server.front_ends.get(&name).unwrap().withdrawn_at().is_some());
 }
 
 #[tokio::test]

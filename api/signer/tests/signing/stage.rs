@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::bundle::Bundle;
 use ca_core::certificate::CaCertificate;
 use ca_core::clock::{Clock as _, SystemClock, Timestamp};
 use ca_core::frontend::{
-    Certified, Enrolment, Existing, FrontEndName, FrontEnds, Grants, PathScope, Terms, Wanted,
+    Certified, Enrolment, Existing, FrontEnd, FrontEndName, FrontEnds, Grants, PathScope, Terms,
+    Wanted,
 };
 use ca_core::id::TrustDomain;
 use ca_core::issuer::Lifetimes;
@@ -68,14 +70,23 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
+    /// What the signer has given for that key.
+    pub(crate) fn minted(chain: Vec<Bytes>, key: &KeyPair) -> Self {
+        Self::of(chain.into_iter().map(|der| der.to_vec().into()).collect(), key)
+    }
+
     fn of(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
-        let spki = key.subject_public_key_info();
-        let fingerprint = *PublicKey::from_spki(&spki).unwrap().fingerprint();
+        let fingerprint = fingerprint(key);
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let private = key.clone_key();
         let credential = Credential::new(chain.clone(), key).unwrap();
         Self { credential, chain, private, fingerprint }
     }
+}
+
+/// How records name a key.
+pub(crate) fn fingerprint(key: &KeyPair) -> [u8; 32] {
+    *PublicKey::from_spki(&key.subject_public_key_info()).unwrap().fingerprint()
 }
 
 /// A running listener. What it logs is the test's: run it on the test's own thread.
@@ -111,13 +122,13 @@ impl Records {
         let admit = by_records(self.front_ends.clone(), mint, Arc::new(SystemClock));
         let ended = self.ended.clone();
         Arc::new(move |peer: &Peer| {
-            let Admitted { front_end, until } = admit(peer)?;
+            let Admitted { until, front_end, front_ends } = admit(peer)?;
             let count = Counts(ended.clone());
             let until = async move {
                 let _count = count;
                 until.await
             };
-            Ok(Admitted { front_end, until: until.boxed() })
+            Ok(Admitted { until: until.boxed(), front_end, front_ends })
         })
     }
 
@@ -245,9 +256,14 @@ impl Stage {
     }
 
     pub(crate) fn issue(&self, params: CertificateParams) -> Shown {
+        self.issue_twice(params).0
+    }
+
+    /// One certificate and key, and a copy of both.
+    pub(crate) fn issue_twice(&self, params: CertificateParams) -> (Shown, Shown) {
         let key = KeyPair::generate().unwrap();
-        let chain = vec![params.signed_by(&key, &self.ca).unwrap().der().clone()];
-        Shown::of(chain, &key)
+        let certificate = self.issue_for(params, &key);
+        (Shown::minted(vec![certificate.clone()], &key), Shown::minted(vec![certificate], &key))
     }
 
     /// By a CA that an authority of the bundle has certified, as an issuing key is.
@@ -257,6 +273,10 @@ impl Stage {
         let issuer = Issuer::new(ca_params(), below);
         let chain = vec![params.signed_by(&leaf, &issuer).unwrap().der().clone(), certificate];
         Shown::of(chain, &leaf)
+    }
+
+    pub(crate) fn issue_for(&self, params: CertificateParams, key: &KeyPair) -> Bytes {
+        params.signed_by(key, &self.ca).unwrap().der().to_vec().into()
     }
 
     pub(crate) async fn enrol(&self, shown: &Shown) {
@@ -277,6 +297,11 @@ impl Stage {
 
     pub(crate) async fn withdraw(&self) {
         self.records.front_ends.withdraw(&name(), SystemClock.now()).await.unwrap();
+    }
+
+    /// The front end's record, as the listener knows it.
+    pub(crate) fn record(&self) -> Arc<FrontEnd> {
+        self.records.front_ends.get(&name()).unwrap()
     }
 
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Bundle)) {

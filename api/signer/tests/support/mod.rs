@@ -188,26 +188,29 @@ pub(crate) fn now() -> Timestamp {
     SystemClock.now()
 }
 
-/// A log that keeps what it is given, refuses it, or never answers.
+/// A log that keeps what it is given, refuses it, or does not answer.
 #[derive(Default)]
 pub(crate) struct Issued {
     pub(crate) records: Mutex<Vec<IssuanceRecord>>,
     pub(crate) full: AtomicBool,
-    pub(crate) hanging: AtomicBool,
+    pub(crate) hanging: Arc<AtomicBool>,
 }
 
 impl IssuanceLog for Issued {
     fn append(&self, issued: &[Issuance<'_>]) -> Appending {
-        if self.hanging.load(Ordering::Relaxed) {
-            return Box::pin(std::future::pending());
-        }
         if self.full.load(Ordering::Relaxed) {
             let error = LogError::Unwritable("no space left on /dev/secret-disk".to_owned());
             return Box::pin(std::future::ready(Err(error)));
         }
         let mut kept = self.records.lock().expect("no test panics while it writes");
         kept.extend(issued.iter().map(Issuance::to_record));
-        Box::pin(std::future::ready(Ok(())))
+        let hanging = Arc::clone(&self.hanging);
+        Box::pin(async move {
+            while hanging.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -291,6 +291,94 @@ async fn what_is_used_of_a_budget_stays_used_until_the_rates_change() {
     take().unwrap();
 }
 
+/// Asks for a front end, on another thread, whenever a line is logged.
+struct Asks {
+    front_ends: Arc<FrontEnds>,
+    answered: Arc<Mutex<Vec<bool>>>,
+}
+
+impl tracing::Subscriber for Asks {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        let (front_ends, (answer, answered)) =
+            (Arc::clone(&self.front_ends), std::sync::mpsc::channel());
+        std::thread::spawn(move || answer.send(front_ends.get(&name("edge")).is_some()));
+        let answered = answered.recv_timeout(Duration::from_secs(5)).unwrap_or(false);
+        self.answered.lock().unwrap().push(answered);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn nobody_waits_while_records_are_read() {
+    let store = Lossy::new();
+    let front_ends = load(&store).await;
+    front_ends.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
+    let later = Op::Put(key_of(&name("other")).unwrap(), b"\x02{}".to_vec().into());
+    store.store.commit(Commit::new(Vec::new(), vec![later]).unwrap()).await.unwrap();
+    // A record that cannot be read has a line in the log, in the middle of reading all of them.
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let asks = Asks { front_ends: Arc::clone(&front_ends), answered: Arc::clone(&answered) };
+    let guard = tracing::subscriber::set_default(asks);
+    front_ends.reload().await.unwrap();
+    drop(guard);
+    assert_eq!(answered.lock().unwrap()[..], [true]);
+}
+
+#[tokio::test]
+async fn what_came_between_a_decision_and_its_commit_is_not_undone() {
+    let store = Lossy::new();
+    let (here, there) = (load(&store).await, load(&store).await);
+    here.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
+    let existing = Existing { replace: true, again: true };
+    let wanted = Enrolment { existing, ..enrolment("edge") };
+    let checked = here.check(&wanted, &[2; 32], NOW).await.unwrap();
+    there.withdraw(&name("edge"), NOW).await.unwrap();
+    let refused = here.enroll_checked(&checked, &key(2), NOW).await.unwrap_err();
+    assert!(matches!(refused, FrontEndError::Withdrawn { .. }), "{refused}");
+    assert!(recorded(&store, "edge").await.withdrawn_at().is_some());
+    // Whoever knows of it may.
+    let checked = here.check(&wanted, &[2; 32], NOW).await.unwrap();
+    here.enroll_checked(&checked, &key(2), NOW).await.unwrap();
+    let back = recorded(&store, "edge").await;
+    assert_eq!((back.withdrawn_at(), back.keys().len()), (None, 1));
+}
+
+#[tokio::test]
+async fn a_key_takes_over_once_and_its_predecessor_renews_no_more() {
+    let store = Lossy::new();
+    let (here, there) = (load(&store).await, load(&store).await);
+    here.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
+    here.renew_key(&name("edge"), &[1; 32], &key(2), NOW).await.unwrap();
+    let before = recorded(&store, "edge").await;
+    here.take_over(&name("edge"), &[1; 32], NOW).await.unwrap();
+    assert_eq!(recorded(&store, "edge").await, before, "nothing is written for the older one");
+    here.take_over(&name("edge"), &[2; 32], NOW).await.unwrap();
+    here.take_over(&name("edge"), &[2; 32], NOW).await.unwrap();
+    let after = recorded(&store, "edge").await;
+    assert_eq!(after.revision(), before.revision() + 1);
+    // A process that has not seen it yet decides by what is stored.
+    let refused = there.renew_key(&name("edge"), &[1; 32], &key(3), NOW).await.unwrap_err();
+    assert!(
+        matches!(refused, FrontEndError::NotAdmitted(NotAdmitted::Replaced { .. })),
+        "{refused}"
+    );
+}
+
 #[tokio::test]
 async fn an_enrolment_that_would_be_refused_is_told_before_anything_is_minted() {
     let store = Lossy::new();
