@@ -93,7 +93,8 @@ fn compare(name: &str, bench: &Bench, raw: RawCrypto, message: MintRequest) -> a
     };
     let listener = SigningListener::bind(([127, 0, 0, 1], 0).into())?;
     let address = listener.address();
-    bench.runtime().spawn(listener.serve(services, std::future::pending()));
+    let listener = bench.runtime().block_on(listener.prepare(services))?;
+    bench.runtime().spawn(listener.serve(std::future::pending()));
     let raw_address =
         bench.runtime().block_on(raw.serve(identities.signer()?, identities.trust()?))?;
 

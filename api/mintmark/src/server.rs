@@ -8,6 +8,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use ca_core::pipeline::Pipeline;
 use ca_core::serial::RandomSerials;
 use ca_core::store::{Embedded, StateStore, StoreError};
 use keymanager::metrics::StoreMetrics;
-use mintmark_signer::signing::{Limits, by_records};
+use mintmark_signer::signing::{Limits, ReadyListener, by_records};
 use mintmark_signer::{
     AdminSocket, LogLevels, MonitorError, Services, SigningError, SigningListener, SigningServices,
     SocketError,
@@ -123,7 +124,7 @@ pub enum Role {
 pub struct Server {
     socket: AdminSocket,
     services: Services,
-    signing: Option<SigningListener>,
+    signing: Option<ReadyListener>,
     monitoring: Monitoring,
     keys: Arc<dyn KeyStore>,
     issuing_keys: IssuingKeys,
@@ -198,7 +199,10 @@ impl Server {
             metrics: monitoring.service.clone(),
             version: VERSION,
         };
-        let signing = settings.signing.map(SigningListener::bind).transpose()?;
+        let signing = match settings.signing {
+            Some(address) => Some(front_end_listener(address, &services).await?),
+            None => None,
+        };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
         Ok(Self { socket, services, signing, monitoring, keys, issuing_keys, prepared, log, store })
     }
@@ -237,9 +241,9 @@ impl Server {
         let pipeline = Arc::clone(&services.pipeline);
         let mint = Arc::clone(pipeline.mint());
         let front_ends = Arc::clone(&services.front_ends);
-        let mut minting = tokio::spawn(Arc::clone(&pipeline).run());
+        let mut minting = Task::start(Arc::clone(&pipeline).run());
         let (stop, stopping) = watch::channel(false);
-        let mut signing = serve_front_ends(signing, &services, stopping);
+        let mut signing = Task::start(serve_front_ends(signing, stopping));
         monitoring.serving(&mint, &keys, log.log());
         tracing::info!(socket = %socket.path().display(), "serving");
         tell_service_manager(NotifyState::Ready);
@@ -249,11 +253,8 @@ impl Server {
                 () = shutdown => {}
                 reason = stuck(&*keys) => failure = Some(ServerError::KeysStuck(reason)),
                 error = log.keep_signed() => failure = Some(ServerError::LogFailed(error)),
-                ended = &mut minting => {
-                    let error = ended.err().map_or(io::ErrorKind::Other.into(), io::Error::other);
-                    failure = Some(ServerError::System(error));
-                }
-                ended = &mut signing => failure = ended_early(ended),
+                early = minting.ends_early() => failure = Some(ServerError::System(early)),
+                early = signing.ends_early() => failure = Some(ServerError::System(early)),
                 never = log.keep_indexed() => match never {},
                 never = issuing_keys.keep_fresh() => match never {},
                 never = keep_followed(&front_ends) => match never {},
@@ -265,9 +266,11 @@ impl Server {
             let _ = stop.send(true);
         };
         let served = socket.serve(services, shutdown).await;
-        let signed = if signing.is_finished() { Ok(Ok(())) } else { signing.await };
+        // The socket may have ended by itself.
+        let _ = stop.send(true);
+        let signed = signing.end().await;
         pipeline.close();
-        let minted = if minting.is_finished() { Ok(()) } else { minting.await };
+        let minted = minting.end().await;
         log.close().await;
         tracing::info!("stopped");
         // Closing waits: the monitor and the keys for their threads, the store for its file.
@@ -277,18 +280,17 @@ impl Server {
         .await;
         closed.map_err(io::Error::other)?;
         served?;
-        signed.map_err(io::Error::other)??;
-        minted.map_err(io::Error::other)?;
+        signed?;
+        minted?;
         failure.map_or(Ok(()), Err)
     }
 }
 
-/// Serves front ends, where there is a listener for them, until it is told to stop and what was admitted is answered.
-fn serve_front_ends(
-    listener: Option<SigningListener>,
+/// The listener for front ends, with a certificate of its own: it answers as soon as it is served.
+async fn front_end_listener(
+    address: SocketAddr,
     services: &Services,
-    mut stopping: watch::Receiver<bool>,
-) -> JoinHandle<Result<(), SigningError>> {
+) -> Result<ReadyListener, SigningError> {
     let Services { pipeline, clock, front_ends, metrics, .. } = services;
     let mint = pipeline.mint();
     let signing = SigningServices {
@@ -300,27 +302,45 @@ fn serve_front_ends(
         metrics: metrics.clone(),
         limits: Limits::default(),
     };
-    tokio::spawn(async move {
-        // A sender that is gone stops it too.
-        let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
-        let Some(listener) = listener else {
-            stopped.await;
-            return Ok(());
-        };
-        tracing::info!(address = %listener.address(), "front ends are served");
-        listener.serve(signing, stopped).await
-    })
+    SigningListener::bind(address)?.prepare(signing).await
 }
 
-/// Why front ends are not served any more, though nobody has stopped that.
-fn ended_early(
-    ended: Result<Result<(), SigningError>, tokio::task::JoinError>,
-) -> Option<ServerError> {
-    Some(match ended {
-        Ok(Err(error)) => error.into(),
-        Ok(Ok(())) => io::Error::from(io::ErrorKind::Other).into(),
-        Err(panicked) => io::Error::other(panicked).into(),
-    })
+/// Serves front ends, where there is a listener for them, until it is told to stop and what was admitted is answered.
+async fn serve_front_ends(listener: Option<ReadyListener>, mut stopping: watch::Receiver<bool>) {
+    // A sender that is gone stops it too.
+    let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
+    match listener {
+        Some(listener) => {
+            tracing::info!(address = %listener.address(), "front ends are served");
+            listener.serve(stopped).await;
+        }
+        None => stopped.await,
+    }
+}
+
+/// A part of the server that runs beside the others until it is told to end. It is waited for once.
+struct Task(Option<JoinHandle<()>>);
+
+impl Task {
+    fn start(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Some(tokio::spawn(work)))
+    }
+
+    /// Resolves if it ends though nobody has told it to.
+    async fn ends_early(&mut self) -> io::Error {
+        let Some(running) = &mut self.0 else { return std::future::pending().await };
+        let ended = running.await;
+        self.0 = None;
+        ended.err().map_or(io::ErrorKind::Other.into(), io::Error::other)
+    }
+
+    /// Waits for its end, if that has not been told.
+    async fn end(self) -> io::Result<()> {
+        match self.0 {
+            Some(running) => running.await.map_err(io::Error::other),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Tells systemd, if it started this process and waits for that.

@@ -364,7 +364,6 @@ impl KeyKind {
     }
 }
 
-/// Matches the exact encodings of the accepted kinds. Nothing here is arithmetic on the key.
 /// A fifth of what the library that verifies takes, which looks twice and makes the key ready for use.
 fn is_on_p256(point: &[u8]) -> bool {
     p256::PublicKey::from_sec1_bytes(point).is_ok()
@@ -374,6 +373,7 @@ fn is_on_p384(point: &[u8]) -> bool {
     ParsedPublicKey::new(&verification::ECDSA_P384_SHA384_ASN1, point).is_ok()
 }
 
+/// Matches the exact encodings of the accepted kinds. Nothing here is arithmetic on the key.
 fn kind_of(spki: &[u8]) -> Result<KeyKind, PublicKeyError> {
     if spki.starts_with(P256_PREFIX) && spki.len() == P256_PREFIX.len() + 64 {
         return Ok(KeyKind::EcP256);

@@ -29,7 +29,7 @@ use ca_core::token::TokenSettings;
 use futures_util::FutureExt as _;
 use keymanager::SoftwareStore;
 use mintmark_signer::signing::{Limits, by_records};
-use mintmark_signer::{ServiceMetrics, SigningError, SigningListener, SigningServices};
+use mintmark_signer::{ServiceMetrics, SigningListener, SigningServices};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, PublicKeyData as _, SanType, date_time_ymd,
@@ -45,7 +45,7 @@ pub(crate) const FRONT_END: &str = "spiffe://client.test/mintmark/frontend/one";
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// What stops a listener, and what says that it has stopped.
-type Serving = (oneshot::Sender<()>, JoinHandle<Result<(), SigningError>>);
+type Serving = (oneshot::Sender<()>, JoinHandle<()>);
 
 /// A running listener, to be made on a runtime with several threads.
 pub(crate) struct Stage {
@@ -96,7 +96,10 @@ impl Stage {
         let listener = SigningListener::bind(self.address).unwrap();
         self.address = listener.address();
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(listener.serve(services, async { drop(stopped.await) }));
+        let serving = tokio::spawn(async {
+            let listener = listener.prepare(services).await.unwrap();
+            listener.serve(async { drop(stopped.await) }).await;
+        });
         self.serving = Some((stop, serving));
     }
 
@@ -104,7 +107,7 @@ impl Stage {
     pub(crate) async fn stop(&mut self) {
         let (stop, serving) = self.serving.take().unwrap();
         drop(stop);
-        serving.await.unwrap().unwrap();
+        serving.await.unwrap();
     }
 
     pub(crate) fn address(&self) -> String {

@@ -172,15 +172,20 @@ impl Minting {
     /// costs as much as several items do, so small ones are better admitted together.
     fn asked(&mut self, request: MintRequest) {
         let now = Instant::now();
-        let mut asked = Vec::with_capacity(request.x509.len() + request.jwt.len());
+        let mut read = items(&request).max(1);
+        let mut asked = Vec::with_capacity(read);
         self.decide(request, now, &mut asked);
-        while asked.len() < TOGETHER
+        // A message without items, or with such as are refused, takes its part of a turn too.
+        while read < TOGETHER
             && self.unanswered + asked.len() < MOST_UNANSWERED
             && let Some(requests) = &mut self.requests
-            && let Some(read) = requests.message().now_or_never()
+            && let Some(next) = requests.message().now_or_never()
         {
-            match read {
-                Ok(Some(request)) => self.decide(request, now, &mut asked),
+            match next {
+                Ok(Some(request)) => {
+                    read += items(&request).max(1);
+                    self.decide(request, now, &mut asked);
+                }
                 Ok(None) => self.requests = None,
                 Err(status) => self.unreadable(status),
             }
@@ -304,6 +309,10 @@ async fn answers(piece: Piece<Tag>, room: Taken) -> Answers {
     let answers = piece.answers(late).await;
     drop(room);
     answers
+}
+
+fn items(request: &MintRequest) -> usize {
+    request.x509.len() + request.jwt.len()
 }
 
 /// Of which class an item is, and until when its answer is of use.

@@ -170,16 +170,11 @@ impl SigningListener {
         self.address
     }
 
-    /// Answers until `shutdown` resolves. Then no connection is taken and nothing more is read; what was admitted is
-    /// answered, for some seconds, and each peer is told to go elsewhere.
+    /// Mints the signer's own certificate, and does what else has to be before anybody is answered.
     ///
     /// # Errors
     /// If it cannot begin: no certificate of its own, or no bundle to verify others by.
-    pub async fn serve(
-        self,
-        services: SigningServices,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), SigningError> {
+    pub async fn prepare(self, services: SigningServices) -> Result<ReadyListener, SigningError> {
         let Self { listener, address } = self;
         listener.set_nonblocking(true).map_err(system(address, "listen"))?;
         let listener =
@@ -193,6 +188,34 @@ impl SigningListener {
         let places = Places::of(services.limits);
         let doorstep = Doorstep::of(services.limits);
         let hall = hall(services, &own, &trust, &audit, places, stopping)?;
+        Ok(ReadyListener { listener, address, doorstep, hall, own, bundle, trust, audit, stop })
+    }
+}
+
+/// A listener that answers as soon as it is served. Whoever connects until then waits.
+pub struct ReadyListener {
+    listener: tokio::net::TcpListener,
+    address: SocketAddr,
+    doorstep: Arc<Doorstep>,
+    hall: Arc<Hall>,
+    own: OwnIdentity,
+    bundle: watch::Receiver<Arc<Bundle>>,
+    trust: Arc<Trust>,
+    audit: Arc<Audit>,
+    stop: watch::Sender<bool>,
+}
+
+impl ReadyListener {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown` resolves. Then no connection is taken and nothing more is read; what was admitted is
+    /// answered, for some seconds, and each peer is told to go elsewhere.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let Self { listener, doorstep, hall, own, bundle, trust, audit, stop, .. } = self;
         let mut connections = JoinSet::new();
         tokio::select! {
             () = shutdown => {}
@@ -208,7 +231,6 @@ impl SigningListener {
             tracing::warn!("signing listener: streams did not end in time; they are cut off");
         }
         audit.close();
-        Ok(())
     }
 }
 

@@ -379,3 +379,27 @@ fn resident_mib() -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() / 1024
 }
+
+/// Each is two bytes to the peer and some two hundred here, once it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_what_is_refused_is_answered_in_turns() {
+    const MESSAGES: u64 = 20_000;
+    let stage = Stage::start().await;
+    let (requests, mut answers) = stage.open().await;
+    let flood = tokio::spawn(async move {
+        for request_id in 0..MESSAGES {
+            let nothing = JwtItem { request_id, ..JwtItem::default() };
+            let request = MintRequest { jwt: vec![nothing], ..MintRequest::default() };
+            requests.send(request).await.unwrap();
+        }
+    });
+    let (mut answered, mut largest) = (0, 0);
+    while answered < MESSAGES {
+        let message = answers.message().await.unwrap().unwrap();
+        answered += message.jwt.len() as u64;
+        largest = largest.max(message.jwt.len());
+    }
+    flood.await.unwrap();
+    assert!(largest <= 64, "{largest} in one message");
+    others_are_served(&stage).await;
+}

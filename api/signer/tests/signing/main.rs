@@ -394,7 +394,7 @@ async fn what_was_admitted_is_answered_when_the_listener_stops() {
     let outcomes = outcomes(&messages);
     assert_eq!(outcomes.len(), 100);
     assert!(outcomes.values().all(Result::is_ok));
-    stage.stopped().await.unwrap();
+    stage.stopped().await;
     assert!(stage.channel(stage.front_end().await).await.is_err(), "nobody listens");
 }
 

@@ -33,7 +33,7 @@ use keymanager::SoftwareStore;
 use mintmark_proto::signing::v1::signing_client::SigningClient;
 use mintmark_proto::signing::v1::{MintRequest, MintResponse};
 use mintmark_signer::signing::{Admitted, Gate, Limits, by_records};
-use mintmark_signer::{ServiceMetrics, SigningError, SigningListener, SigningServices};
+use mintmark_signer::{ServiceMetrics, SigningListener, SigningServices};
 use mintmark_transport::{Connector, Credential, Identity, Peer, Trust};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -100,7 +100,7 @@ pub(crate) struct Stage {
     records: Records,
     ca: CertifiedIssuer<'static, KeyPair>,
     stop: Option<oneshot::Sender<()>>,
-    serving: Option<JoinHandle<Result<(), SigningError>>>,
+    serving: Option<JoinHandle<()>>,
     text: Arc<Mutex<Vec<u8>>>,
     _guard: DefaultGuard,
 }
@@ -213,7 +213,8 @@ impl Stage {
         let listener = SigningListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address();
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(listener.serve(services, async { drop(stopped.await) }));
+        let listener = listener.prepare(services).await.unwrap();
+        let serving = tokio::spawn(listener.serve(async { drop(stopped.await) }));
         let (stop, serving) = (Some(stop), Some(serving));
         let stage = Self {
             address,
@@ -394,7 +395,7 @@ impl Stage {
         self.stop = None;
     }
 
-    pub(crate) async fn stopped(&mut self) -> Result<(), SigningError> {
+    pub(crate) async fn stopped(&mut self) {
         self.serving.take().unwrap().await.unwrap()
     }
 }
