@@ -122,12 +122,15 @@ impl Chart<'_> {
         let places = if self.places.is_empty() { round() } else { self.places.clone() };
         for (place, name) in places {
             let x = frame.x(place);
+            // A long name at the edge would be cut off in the middle.
+            let at_edge = x > RIGHT - 1.0 && name.len() > 7;
+            let anchor = if at_edge { "end" } else { "middle" };
+            let (name_x, name_y) = (if at_edge { WIDTH } else { x }, BOTTOM + 17.0);
             let _ = write!(
                 out,
                 "<line class=\"tick\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{BOTTOM}\" y2=\"{:.1}\"/>\
-                 <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{name}</text>",
+                 <text x=\"{name_x:.1}\" y=\"{name_y:.1}\" text-anchor=\"{anchor}\">{name}</text>",
                 BOTTOM + 4.0,
-                BOTTOM + 17.0
             );
         }
         let (x, y) = ((LEFT + RIGHT) / 2.0, HEIGHT - 6.0);
