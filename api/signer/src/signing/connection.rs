@@ -43,9 +43,11 @@ use crate::status::Failure;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Most streams at once on one connection; a further one is refused. Each may hold a message that is not whole yet.
 const MOST_STREAMS: u32 = 8;
-/// So much of a stream, and of all streams of a connection, may be on its way to us.
-const STREAM_WINDOW: u32 = 2 << 20;
+/// So much of all streams of a connection may be on its way to us, and so much of each: streams that are not read from
+/// take nothing of what is another's. The alarm of a message that is not there in time ([`Arrival`]) relies on it, for
+/// else a peer would be blamed for what it has no window to send. A message may be larger; what is read makes room.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+const STREAM_WINDOW: u32 = CONNECTION_WINDOW / MOST_STREAMS;
 /// So much of a stream's answers waits for the peer to take it.
 const SEND_BUFFER: usize = 1 << 20;
 /// Largest set of request headers in bytes, and largest frame.

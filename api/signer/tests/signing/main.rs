@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test states its expectations by unwrapping")]
 
+mod connection;
 mod control;
 #[path = "../../../transport/tests/support/credulous.rs"]
 mod credulous;
