@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ca_core::clock::Clock;
+use ca_core::clock::{Clock, Timestamp};
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::excerpt::Excerpt;
 use ca_core::frontend::{
-    Budgets, Certified, DnsScope, EnrolledKey, Enrolment, Existing, FrontEnd, FrontEndName,
-    FrontEnds, Grants, KeyKinds, PathScope, Rate, Rates, Shown, Terms, TermsError, Wanted,
+    Budgets, Certified, CheckedRenewal, DnsScope, EnrolledKey, Enrolment, Existing, FrontEnd,
+    FrontEndError, FrontEndName, FrontEnds, Grants, KeyKinds, PathScope, Rate, Rates, Shown, Terms,
+    TermsError, Wanted,
 };
 use ca_core::id::TrustDomain;
 use ca_core::issuer::X509Svid;
@@ -19,6 +20,7 @@ use ca_core::mint::MintError;
 use ca_core::pipeline::admission::Class;
 use ca_core::pipeline::{Minted, Order, Pipeline, Wish};
 use ca_core::policy;
+use ca_core::store::StoreError;
 use mintmark_proto::admin::v1 as wire;
 use prost::Message as _;
 
@@ -26,10 +28,20 @@ use crate::status::{Document, Failure};
 
 /// How long an SVID may take to be minted, its wait included.
 const LONGEST_MINT: Duration = Duration::from_secs(20);
+/// How long a renewal may take to be recorded.
+const LONGEST_COMMIT: Duration = Duration::from_secs(20);
 /// Most bytes of an answer that lists front ends, about. Clients take four times as much.
 const LIST_BYTES: usize = 1 << 20;
 /// Most front ends in an answer.
 const LIST_ENTRIES: usize = 256;
+
+/// The next SVID of a front end. It is nobody's before its key is recorded.
+pub(crate) struct Renewal {
+    checked: CheckedRenewal,
+    key: Certified,
+    svid: X509Svid,
+    asked_at: Timestamp,
+}
 
 /// Enrols front ends, tells of them, and ends them.
 #[derive(Clone)]
@@ -66,22 +78,33 @@ impl FrontEndDesk {
         })
     }
 
-    /// The next SVID of a front end, for an instance that has shown the present one. Like an enrolment, but for who
+    /// Mints the next SVID of a front end, for an instance that has shown the present one. Like an enrolment, but for who
     /// asks and what its record says.
-    pub(crate) async fn renew(
+    pub(crate) async fn mint_next(
         &self,
         name: &FrontEndName,
         shown: &Shown,
         budgets: &Budgets,
         csr: &[u8],
         caller: &Caller,
-    ) -> Result<X509Svid, Failure> {
+    ) -> Result<Renewal, Failure> {
         let csr = proven(csr)?;
-        let (fingerprint, now) = (*csr.key.public_key().fingerprint(), self.clock.now());
-        self.front_ends.check_renewal(name, shown, &fingerprint, now).await?;
+        let (fingerprint, asked_at) = (*csr.key.public_key().fingerprint(), self.clock.now());
+        let checked = self.front_ends.check_renewal(name, shown, &fingerprint, asked_at).await?;
         budgets.take_renewal(Instant::now()).map_err(Failure::OverBudget)?;
         let (svid, key) = self.mint(name, csr, caller, Class::Refresh).await?;
-        self.front_ends.renew_key(name, &shown.fingerprint, &key, now).await?;
+        Ok(Renewal { checked, key, svid, asked_at })
+    }
+
+    /// Records the key of a renewal, and hands out its SVID.
+    pub(crate) async fn renew(&self, renewal: Renewal) -> Result<X509Svid, Failure> {
+        let Renewal { checked, key, svid, asked_at } = renewal;
+        let recording = self.front_ends.renew_key(&checked, &key, asked_at);
+        let unknown = |_| {
+            let reason = format!("it has not answered within {} s", LONGEST_COMMIT.as_secs());
+            FrontEndError::Store(StoreError::Indeterminate { reason })
+        };
+        tokio::time::timeout(LONGEST_COMMIT, recording).await.map_err(unknown)??;
         Ok(svid)
     }
 

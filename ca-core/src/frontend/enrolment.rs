@@ -95,6 +95,16 @@ impl Shown {
     }
 }
 
+/// A renewal that was decided on, to be committed once the key has its SVID. It takes the place of what the same key was
+/// given before, as that was known then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedRenewal {
+    pub(super) name: FrontEndName,
+    by: [u8; 32],
+    /// The key that `by` was given before and that nobody has shown.
+    successor: Option<[u8; 32]>,
+}
+
 /// Why a front end is not as it was to be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrontEndError {
@@ -157,10 +167,8 @@ pub enum FrontEndError {
     /// Whoever wants a key renewed is not the front end, or the key that it wants was replaced.
     #[error(transparent)]
     NotAdmitted(#[from] NotAdmitted),
-    /// Others changed it again and again.
-    #[error(
-        "the record of front end {0} was changed by others in between, several times; try again"
-    )]
+    /// Others changed it again and again, or what a decision was made on.
+    #[error("the record of front end {0} was changed by others in between; try again")]
     Contended(FrontEndName),
 }
 
@@ -246,20 +254,38 @@ impl FrontEnd {
         Self::enrolled(before, &checked.of_now(before), key, now)
     }
 
-    /// Whether an instance that shows a certificate for one of the keys may have the next one, for the key of that
-    /// fingerprint.
-    pub(super) fn may_renew(
+    /// Decides whether an instance that shows a certificate for one of the keys may have the next one, for the key of
+    /// that fingerprint.
+    pub(super) fn checked_renewal(
         &self,
         shown: &Shown,
         fingerprint: &[u8; 32],
         now: Timestamp,
-    ) -> Result<(), FrontEndError> {
+    ) -> Result<CheckedRenewal, FrontEndError> {
         self.admit(&shown.fingerprint, now)?;
         let from = shown.renewable_from();
         if now < from {
             return Err(FrontEndError::TooEarly { name: self.name.clone(), from });
         }
-        self.renewing(&shown.fingerprint, fingerprint, now).map(drop)
+        self.renewing(&shown.fingerprint, fingerprint, now)?;
+        let (name, by) = (self.name.clone(), shown.fingerprint);
+        Ok(CheckedRenewal { name, by, successor: self.successor(&by) })
+    }
+
+    /// As [`renewed`](Self::renewed), by what was decided before. A key that `by` was given since is not removed: its
+    /// instance may have it.
+    pub(super) fn renewed_as_checked(
+        &self,
+        checked: &CheckedRenewal,
+        key: &Certified,
+        now: Timestamp,
+    ) -> Result<Self, FrontEndError> {
+        let next = self.renewed(&checked.by, key, now)?;
+        if self.successor(&checked.by) == checked.successor {
+            Ok(next)
+        } else {
+            Err(FrontEndError::Contended(self.name.clone()))
+        }
     }
 
     /// The front end with a new key, or the same with a new SVID, for an instance that has shown that it holds the key
@@ -318,6 +344,12 @@ impl FrontEnd {
         let withdrawn =
             Self { withdrawn_at: Some(now), revision: self.revision + 1, ..self.clone() };
         self.withdrawn_at.is_none().then_some(withdrawn)
+    }
+
+    /// The key that was given to the key `by`; there is one at most.
+    fn successor(&self, by: &[u8; 32]) -> Option<[u8; 32]> {
+        let given = self.keys.iter().find(|known| known.renewed_from == Some(*by));
+        given.map(|known| known.fingerprint)
     }
 
     /// Whether that key may be one of its keys, and its record has room. One that was replaced is not to come back: it
@@ -543,13 +575,38 @@ mod tests {
         let first = enroll(None, "/a", &key(1, 200)).unwrap();
         let shown = Shown { fingerprint: [1; 32], not_before: at(100), not_after: at(201) };
         assert_eq!(shown.renewable_from(), at(150));
-        let early = first.may_renew(&shown, &[2; 32], at(149)).unwrap_err();
+        let early = first.checked_renewal(&shown, &[2; 32], at(149)).unwrap_err();
         assert!(matches!(early, FrontEndError::TooEarly { from, .. } if from == at(150)));
         assert!(early.to_string().contains("ask from 1970-01-01T00:02:30Z on"), "{early}");
-        assert_eq!(first.may_renew(&shown, &[2; 32], at(150)), Ok(()));
-        assert_eq!(first.may_renew(&shown, &[1; 32], at(150)), Ok(()), "the same key");
+        assert!(first.checked_renewal(&shown, &[2; 32], at(150)).is_ok());
+        assert!(first.checked_renewal(&shown, &[1; 32], at(150)).is_ok(), "the same key");
         let unknown = Shown { fingerprint: [3; 32], ..shown };
-        refused(first.may_renew(&unknown, &[2; 32], at(150)).unwrap_err());
+        refused(first.checked_renewal(&unknown, &[2; 32], at(150)).unwrap_err());
+    }
+
+    #[test]
+    fn a_renewal_removes_only_what_it_was_decided_on() {
+        let first = enroll(None, "/a", &key(1, 10_000)).unwrap();
+        let shown = Shown { fingerprint: [1; 32], not_before: at(-100), not_after: at(10) };
+        let check = |found: &FrontEnd| found.checked_renewal(&shown, &[9; 32], at(5)).unwrap();
+        let commit = |before: &FrontEnd, checked: &CheckedRenewal| {
+            before.renewed_as_checked(checked, &key(9, 10_000), at(6))
+        };
+        let (second, third) =
+            (renewed(&first, 1, 2, 5).unwrap(), renewed(&first, 1, 3, 5).unwrap());
+        // As it was found, and with another instance that came in between.
+        assert_eq!(fingerprints(&commit(&first, &check(&first)).unwrap()), [1, 9]);
+        assert_eq!(fingerprints(&commit(&second, &check(&second)).unwrap()), [1, 9]);
+        let more = enroll(Some(&second), "/a", &key(4, 10_000)).unwrap();
+        assert_eq!(fingerprints(&commit(&more, &check(&second)).unwrap()), [1, 4, 9]);
+        // Another was given since, for none and for one.
+        for (found, present) in [(&first, &second), (&second, &third)] {
+            let error = commit(present, &check(found)).unwrap_err();
+            assert!(matches!(error, FrontEndError::Contended(_)), "{error}");
+        }
+        // That it was seen is the better reason.
+        let seen = second.taken_over(&[2; 32], at(5)).unwrap();
+        refused(commit(&seen, &check(&first)).unwrap_err());
     }
 
     #[test]

@@ -22,7 +22,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::budget::{Budget, Budgets, OverBudget, Rate, RateError, Rates};
-pub use self::enrolment::{Certified, Checked, Enrolment, Existing, FrontEndError, Shown};
+pub use self::enrolment::{
+    Certified, Checked, CheckedRenewal, Enrolment, Existing, FrontEndError, Shown,
+};
 pub use self::registry::FrontEnds;
 pub use self::scope::{DnsScope, PathScope, ScopeError};
 pub use self::terms::{Grants, KeyKinds, Terms, TermsError, Wanted};

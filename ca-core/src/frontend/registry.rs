@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::record::{decode, encode};
 use super::{
-    Budgets, Certified, Checked, Enrolment, FrontEnd, FrontEndError, FrontEndName, MOST_FRONT_ENDS,
-    Shown,
+    Budgets, Certified, Checked, CheckedRenewal, Enrolment, FrontEnd, FrontEndError, FrontEndName,
+    MOST_FRONT_ENDS, Shown,
 };
 use crate::clock::Timestamp;
 use crate::store::key::{TrustDomainNumber, front_end, front_ends};
@@ -154,8 +154,8 @@ impl FrontEnds {
         self.enroll_checked(&checked, key, now).await
     }
 
-    /// Whether an instance that shows that certificate would be given the next one, for the key of that fingerprint: to
-    /// be asked before it is minted.
+    /// Decides whether an instance that shows that certificate is given the next one, for the key of that fingerprint:
+    /// to be asked before it is minted.
     ///
     /// # Errors
     /// [`FrontEndError::TooEarly`], and those of [`renew_key`](Self::renew_key).
@@ -165,27 +165,28 @@ impl FrontEnds {
         shown: &Shown,
         fingerprint: &[u8; 32],
         now: Timestamp,
-    ) -> Result<(), FrontEndError> {
+    ) -> Result<CheckedRenewal, FrontEndError> {
         let found = self.read(name).await?;
         let (before, _) = found.ok_or_else(|| FrontEndError::Unknown(name.clone()))?;
-        before.may_renew(shown, fingerprint, now)
+        before.checked_renewal(shown, fingerprint, now)
     }
 
-    /// Gives an instance that has shown that it holds the key `by` a new key, or the same key with a new SVID. The key
-    /// that asks may ask again, and what it got before goes then, until the new one [takes over](Self::take_over).
+    /// Gives an instance that has shown that it holds a key a new one, or the same key with a new SVID, as it was
+    /// [decided](Self::check_renewal). The key that asks may ask again, and what it got before goes then, until the new
+    /// one [takes over](Self::take_over).
     ///
     /// # Errors
-    /// [`FrontEndError`]; [`NotAdmitted`](super::NotAdmitted) if `by` opens nothing any more.
+    /// [`FrontEndError`]: [`Contended`](FrontEndError::Contended) if the key that asks was given another since the
+    /// decision, [`NotAdmitted`](super::NotAdmitted) if it opens nothing any more.
     pub async fn renew_key(
         &self,
-        name: &FrontEndName,
-        by: &[u8; 32],
+        checked: &CheckedRenewal,
         key: &Certified,
         now: Timestamp,
     ) -> Result<Arc<FrontEnd>, FrontEndError> {
-        self.change(name, |before| {
-            let before = before.ok_or_else(|| FrontEndError::Unknown(name.clone()))?;
-            before.renewed(by, key, now).map(Some)
+        self.change(&checked.name, |before| {
+            let before = before.ok_or_else(|| FrontEndError::Unknown(checked.name.clone()))?;
+            before.renewed_as_checked(checked, key, now).map(Some)
         })
         .await
     }

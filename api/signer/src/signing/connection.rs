@@ -28,6 +28,7 @@ use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::service::Routes;
 
+use super::GRACE;
 use super::arrival::Arrival;
 use super::departure::{Departure, Departures};
 use super::doorstep::Standing;
@@ -42,9 +43,11 @@ use crate::status::Failure;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Most streams at once on one connection; a further one is refused. Each may hold a message that is not whole yet.
 const MOST_STREAMS: u32 = 8;
-/// So much of a stream, and of all streams of a connection, may be on its way to us.
-const STREAM_WINDOW: u32 = 2 << 20;
+/// So much of all streams of a connection may be on its way to us, and so much of each: streams that are not read from
+/// take nothing of what is another's. The alarm of a message that is not there in time ([`Arrival`]) relies on it, for
+/// else a peer would be blamed for what it has no window to send. A message may be larger; what is read makes room.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+const STREAM_WINDOW: u32 = CONNECTION_WINDOW / MOST_STREAMS;
 /// So much of a stream's answers waits for the peer to take it.
 const SEND_BUFFER: usize = 1 << 20;
 /// Largest set of request headers in bytes, and largest frame.
@@ -55,7 +58,7 @@ const MOST_RESETS: usize = 64;
 /// How often a silent peer is asked whether it is still there, and how long it has for an answer.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// So long before its certificate ends a peer is told to connect anew.
-const NOTICE: Duration = Duration::from_secs(10);
+const NOTICE: Duration = GRACE;
 /// A certificate ends by the wall clock, which may be set: it is read at least so often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// No certificate is trusted for longer by the clock that cannot be set: ten years.
@@ -154,10 +157,10 @@ impl Service {
                 return Some(format!("it has not begun HTTP/2 within {milliseconds} ms"));
             }
         };
-        let Admitted { front_end, front_ends, until } = admitted;
-        let (leave, leaving) = watch::channel(false);
+        let Admitted { front_end, front_ends, until, leave } = admitted;
+        let (left, leaving) = watch::channel(false);
         let (room, departures) = (Room::of(self.items), Arc::new(Departures::default()));
-        let mut ends = self.ends(&peer.id, peer.not_after, until, &departures);
+        let mut ends = self.ends(peer, (until, leave), &departures);
         let seat = Arc::new(Seat {
             peer: peer.clone(),
             front_end,
@@ -176,7 +179,7 @@ impl Service {
                 end = ends.next() => match end {
                     End::Leave => {
                         // What is read is answered; a GOAWAY says that nothing more is.
-                        let _ = leave.send(true);
+                        let _ = left.send(true);
                         connection.as_mut().graceful_shutdown();
                     }
                     End::CutOff(reason) => return Some(reason),
@@ -213,11 +216,11 @@ impl Service {
 
     fn ends<'a>(
         &'a self,
-        id: &'a SpiffeId,
-        not_after: Timestamp,
-        until: BoxFuture<'static, String>,
+        peer: &'a Peer,
+        (until, leave): (BoxFuture<'static, String>, BoxFuture<'static, ()>),
         departures: &'a Departures,
     ) -> Ends<'a> {
+        let (id, not_after) = (&peer.id, peer.not_after);
         let life = not_after.since(self.clock.now()) + Duration::from_secs(1);
         let latest = Instant::now() + life.min(LONGEST_LIFE);
         let (clock, stopping) = (&*self.clock, self.stopping.clone());
@@ -228,6 +231,7 @@ impl Service {
             not_after,
             latest,
             until,
+            leave,
             departures,
             taken_within,
             stopping,
@@ -287,6 +291,7 @@ struct Ends<'a> {
     /// The same as it was at the handshake, by the clock that cannot be set.
     latest: Instant,
     until: BoxFuture<'static, String>,
+    leave: BoxFuture<'static, ()>,
     departures: &'a Departures,
     taken_within: Duration,
     stopping: watch::Receiver<bool>,
@@ -323,6 +328,10 @@ impl Ends<'_> {
                 reason = &mut self.until => return End::CutOff(reason),
                 // The sender is gone with the listener, which waits for this.
                 _ = self.stopping.wait_for(|stopping| *stopping), if !self.left => {
+                    self.left = true;
+                    return End::Leave;
+                }
+                () = &mut self.leave, if !self.left => {
                     self.left = true;
                     return End::Leave;
                 }
@@ -371,6 +380,7 @@ mod tests {
                 not_after: Timestamp::from_unix(start + life),
                 latest: begun + Duration::from_secs(3600),
                 until: Box::pin(std::future::pending()),
+                leave: Box::pin(std::future::pending()),
                 departures: &Departures::default(),
                 taken_within: Duration::from_secs(30),
                 stopping,
@@ -382,6 +392,8 @@ mod tests {
             }
             // The wall clock stands still, as if it were set back again and again.
             assert!(matches!(ends.next().await, End::Leave));
+            let notice = begun + Duration::from_secs(3600) - Instant::now();
+            assert!(notice > Duration::from_secs(20), "a mint may take as long: {notice:?}");
             let end = timeout(Duration::from_secs(7200), ends.next()).await;
             assert!(matches!(end, Ok(End::CutOff(_))), "the wall clock alone says nothing");
             assert_eq!(begun.elapsed().as_secs(), ends_after.unsigned_abs());

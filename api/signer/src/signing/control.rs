@@ -10,6 +10,7 @@ use ca_core::excerpt::Excerpt;
 use ca_core::frontend::Shown;
 use ca_core::issuer::X509Svid;
 use ca_core::log::Caller;
+use ca_core::mint::MintError;
 use ca_core::pipeline::Pipeline;
 use ca_core::policy;
 use mintmark_proto::control::v1::control_server::{self, ControlServer};
@@ -23,13 +24,17 @@ use tonic::{Request, Response, Status};
 
 use super::seat::Seat;
 use crate::audit::Audit;
-use crate::front_ends::FrontEndDesk;
-use crate::status::Failure;
+use crate::front_ends::{FrontEndDesk, Renewal};
+use crate::status::{Document, Failure};
 
 /// Largest message in bytes: 64 KiB of evidence, a CSR of 16 KiB, selectors.
 const LARGEST_MESSAGE: usize = 128 * 1024;
 
+/// How a renewal is called where it is refused.
+const RENEWAL: &str = "renewal of its certificate";
+
 /// What the calls have from the listener; what they have from their connection is its [`Seat`].
+#[derive(Clone)]
 pub(super) struct Control {
     pipeline: Arc<Pipeline>,
     clock: Arc<dyn Clock>,
@@ -48,16 +53,29 @@ impl Control {
             .max_encoding_message_size(LARGEST_MESSAGE)
     }
 
-    async fn renew(&self, seat: &Seat, csr: &[u8], caller: &Caller) -> Result<X509Svid, Failure> {
+    fn desk(&self, seat: &Seat) -> FrontEndDesk {
         let (pipeline, clock) = (Arc::clone(&self.pipeline), Arc::clone(&self.clock));
-        let desk = FrontEndDesk::new(Arc::clone(&seat.front_ends), pipeline, clock);
+        FrontEndDesk::new(Arc::clone(&seat.front_ends), pipeline, clock)
+    }
+
+    async fn mint_next(&self, seat: &Seat, csr: &[u8]) -> Result<Renewal, Failure> {
         let (front_end, peer) = (&seat.front_end, &seat.peer);
         let shown = Shown {
             fingerprint: peer.key_fingerprint,
             not_before: peer.not_before,
             not_after: peer.not_after,
         };
-        desk.renew(front_end.record.name(), &shown, &front_end.budgets, csr, caller).await
+        let (name, budgets) = (front_end.record.name(), &front_end.budgets);
+        self.desk(seat).mint_next(name, &shown, budgets, csr, &caller(seat)).await
+    }
+
+    /// Commits a renewal, and has it written down how that went.
+    async fn record(self, seat: Arc<Seat>, renewal: Renewal) -> Result<X509Svid, Status> {
+        let svid = self.desk(&seat).renew(renewal).await;
+        let svid = svid.map_err(|failure| self.refused(&seat, RENEWAL, failure))?;
+        let (caller, by, serial, until) = (caller(&seat), key(&seat), svid.serial, svid.expires_at);
+        tracing::info!(%caller, %by, %serial, %until, "certificate of a front end renewed");
+        Ok(svid)
     }
 
     /// Refuses a call behind which there is nothing, once it is known that its caller might have made it.
@@ -109,12 +127,13 @@ impl control_server::Control for Control {
         request: Request<RenewFrontEndRequest>,
     ) -> Result<Response<RenewFrontEndResponse>, Status> {
         let seat = Seat::of(&request)?;
-        let caller = caller(&seat);
-        let renewed = self.renew(&seat, &request.get_ref().csr, &caller).await;
-        let svid = renewed
-            .map_err(|failure| self.refused(&seat, "renewal of its certificate", failure))?;
-        let (by, serial, until) = (key(&seat), svid.serial, svid.expires_at);
-        tracing::info!(%caller, %by, %serial, %until, "certificate of a front end renewed");
+        let minted = self.mint_next(&seat, &request.get_ref().csr).await;
+        let renewal = minted.map_err(|failure| self.refused(&seat, RENEWAL, failure))?;
+        // A task of its own, for whoever asks may leave: what has been committed by then is to have its line all the
+        // same. There are as many as renewals, which are counted, and each ends within the time of a commit.
+        let recorded = tokio::spawn(self.clone().record(Arc::clone(&seat), renewal)).await;
+        let broken_off = |_| Err(Failure::Mint(Document::X509Svid, MintError::BrokenOff).into());
+        let svid = recorded.unwrap_or_else(broken_off)?;
         let chain = Chain { certificates: svid.chain().cloned().collect() };
         Ok(Response::new(RenewFrontEndResponse { chain: Some(chain) }))
     }

@@ -83,22 +83,37 @@ async fn after_half_of_its_life_a_front_end_gets_its_next_certificate_and_is_let
 }
 
 #[tokio::test]
-async fn a_key_whose_successor_was_seen_ends_what_it_has_open_and_gets_nothing_more() {
+async fn a_key_whose_successor_was_seen_ends_what_it_has_open_in_good_time_and_gets_nothing_more() {
     let stage = Stage::start().await;
     let (stolen, shown) = stage.issue_twice(leaf(FRONT_END));
     stage.enrol(&shown).await;
     let channel = stage.channel(shown).await.unwrap();
+    let (requests, mut answers) = stage::open_over(channel.clone()).await.unwrap();
     let (key, csr) = key_and_csr(&[]);
     let chain = renew(&channel, &csr).await.unwrap();
+    let before = stage.log.records().len();
+    stage.log.hold();
+    requests.send(batch((0..100).map(|id| x509(id, "/a")).collect())).await.unwrap();
+    let is_signed = || stage.log.records().len() == before + 100;
+    eventually(is_signed, "all is signed, and waits for the log").await;
     let next = stage.channel(Shown::minted(chain, &key)).await.unwrap();
-    assert!(mints(&next).await);
     let is_replaced = || stage.record().keys().iter().any(|key| key.replaced_at.is_some());
     eventually(is_replaced, "the new key was seen").await;
 
-    assert!(mints(&channel).await, "what is open is not cut off");
-    let status = renew(&channel, &key_and_csr(&[]).1).await.unwrap_err();
-    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
-    assert!(status.message().contains("was replaced at"), "{status}");
+    // What was admitted is answered; then the connection ends by itself, long before it is cut off.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stage.log.release();
+    let mut answered = 0;
+    let status = loop {
+        match answers.message().await {
+            Ok(message) => answered += message.unwrap().x509.len(),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((answered, status.code()), (100, Code::Unavailable), "{status}");
+    eventually(|| stage.connections_ended() == 1, "the connection ends").await;
+    assert!(stage.audit_lines().is_empty(), "{:?}", stage.audit_lines());
+    assert!(renew(&channel, &key_and_csr(&[]).1).await.is_err());
     assert!(fingerprints(&stage).contains(&fingerprint(&key)), "nor is the new one thrown out");
     // Whoever has a copy of it comes too late, and that is told.
     let copy = stage.channel(stolen).await;
@@ -205,22 +220,81 @@ async fn an_answer_that_was_lost_can_be_asked_for_again() {
 }
 
 #[tokio::test]
-async fn no_instance_is_cut_off_by_a_renewal() {
+async fn a_renewal_ends_no_connection_of_another_instance() {
     let stage = Stage::start().await;
     let channel = stage.channel(stage.front_end().await).await.unwrap();
-    let (own, mut own_answers) = stage::open_over(channel.clone()).await.unwrap();
-    let (other, mut other_answers) = stage.open().await;
+    let (_requests, mut own_answers) = stage::open_over(channel.clone()).await.unwrap();
+    let (requests, mut answers) = stage.open().await;
     let (key, csr) = key_and_csr(&[]);
     let chain = renew(&channel, &csr).await.unwrap();
     let next = stage.channel(Shown::minted(chain, &key)).await.unwrap();
     assert!(mints(&next).await);
+    assert_eq!(own_answers.message().await.unwrap_err().code(), Code::Unavailable);
+    eventually(|| stage.connections_ended() == 1, "its own connection ends").await;
+    requests.send(batch(vec![x509(1, "/a")])).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().x509.len(), 1);
+    assert!(mints(&next).await);
+    assert_eq!(stage.connections_ended(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_is_seen_while_the_store_fails_is_written_down_soon_after() {
+    let stage = Stage::start().await;
+    let channel = stage.channel(stage.front_end().await).await.unwrap();
+    let (key, csr) = key_and_csr(&[]);
+    let chain = renew(&channel, &csr).await.unwrap();
+    stage.store().fail(2);
+    let next = stage.channel(Shown::minted(chain, &key)).await.unwrap();
+    assert!(mints(&next).await);
     let is_replaced = || stage.record().keys().iter().any(|key| key.replaced_at.is_some());
-    eventually(is_replaced, "the new key was seen").await;
-    for (requests, answers) in [(&own, &mut own_answers), (&other, &mut other_answers)] {
-        requests.send(batch(vec![x509(1, "/a")])).await.unwrap();
-        assert_eq!(answers.message().await.unwrap().unwrap().x509.len(), 1);
+    let noted = eventually(is_replaced, "the new key was seen");
+    assert!(tokio::time::timeout(Duration::from_secs(30), noted).await.is_ok());
+    assert!(stage.log_text().contains("may still be renewed"));
+}
+
+#[tokio::test]
+async fn a_renewal_whose_caller_leaves_during_its_commit_has_its_line() {
+    let stage = Stage::start().await;
+    let channel = stage.channel(stage.front_end().await).await.unwrap();
+    for (fails, line) in
+        [(0, "certificate of a front end renewed"), (1, "asked=\"renewal of its certificate\"")]
+    {
+        let before = stage.store().commits();
+        stage.store().hold();
+        stage.store().fail(fails);
+        let (channel, (_, csr)) = (channel.clone(), key_and_csr(&[]));
+        let renewing = tokio::spawn(async move { renew(&channel, &csr).await });
+        eventually(|| stage.store().commits() > before, "it is minted, and is committed").await;
+        renewing.abort();
+        assert!(renewing.await.unwrap_err().is_cancelled());
+        // Long enough for its reset to come.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stage.store().release();
+        eventually(|| stage.log_text().contains(line), line).await;
     }
-    assert_eq!(stage.connections_ended(), 0);
+    assert_eq!(fingerprints(&stage).len(), 2);
+}
+
+#[tokio::test]
+async fn of_two_renewals_at_once_one_is_to_be_tried_again_and_what_the_other_gave_stays() {
+    let stage = Stage::start().await;
+    let channel = stage.channel(stage.front_end().await).await.unwrap();
+    stage.log.hold();
+    let keys = [key_and_csr(&[]), key_and_csr(&[])];
+    let renewing = keys.each_ref().map(|(_, csr)| {
+        let (channel, csr) = (channel.clone(), csr.clone());
+        tokio::spawn(async move { renew(&channel, &csr).await })
+    });
+    eventually(|| own_certificates(&stage) == 2, "both are signed, and wait for the log").await;
+    stage.log.release();
+    let mut given = Vec::new();
+    for (renewing, (key, _)) in renewing.into_iter().zip(&keys) {
+        match renewing.await.unwrap() {
+            Ok(_) => given.push(fingerprint(key)),
+            Err(status) => assert_eq!(status.code(), Code::Aborted, "{status}"),
+        }
+    }
+    assert_eq!(fingerprints(&stage)[1..], given[..], "what was given is there");
 }
 
 #[tokio::test]

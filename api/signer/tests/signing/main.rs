@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test states its expectations by unwrapping")]
 
+mod connection;
 mod control;
 #[path = "../../../transport/tests/support/credulous.rs"]
 mod credulous;
@@ -363,7 +364,7 @@ async fn a_connection_ends_with_the_certificate_of_its_peer() {
     let credential = stage.issue(params);
     stage.enrol(&credential).await;
     let channel = stage.channel(credential).await.unwrap();
-    // Ten seconds before its end it is told so, which is now.
+    // Some seconds before its end it is told so, which is now.
     let (_requests, mut answers) = stage::open_over(channel.clone()).await.unwrap();
     let status = answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");

@@ -18,12 +18,19 @@ use crate::stage::Shown;
 /// `SETTINGS_INITIAL_WINDOW_SIZE` of nothing: answers cannot leave.
 pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
 
+/// One of a byte: each answer begins to leave.
+pub(crate) const WINDOW_OF_A_BYTE: &[u8] = &[0, 4, 0, 0, 0, 1];
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+/// `SETTINGS_INITIAL_WINDOW_SIZE`, as a setting begins.
+const INITIAL_WINDOW: [u8; 2] = [0, 4];
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -121,6 +128,27 @@ impl RawPeer {
                 return payload;
             }
         }
+    }
+
+    /// How much may be sent on a stream before it is read: what the server's settings say, which come first.
+    pub(crate) async fn window(&mut self) -> usize {
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap()) as usize;
+        let (mut of_stream, mut is_all) = (65_535, false);
+        while !is_all {
+            match next_frame(&mut self.0).await.unwrap() {
+                (SETTINGS, 0, _, settings) => {
+                    let mut settings = settings.chunks(6);
+                    let window = settings.find(|setting| setting[..2] == INITIAL_WINDOW);
+                    of_stream = window.map_or(of_stream, |setting| number(&setting[2..]));
+                    // They hold from then on.
+                    self.send(SETTINGS, ACK, 0, &[]).await;
+                }
+                // The connection's window comes after them.
+                (WINDOW_UPDATE, _, 0, _) => is_all = true,
+                _ => {}
+            }
+        }
+        of_stream
     }
 
     /// Sends a header block that does not end; says how many bytes of it were taken.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use ca_core::authority::{self, Authorities, AuthoritySettings, CaSubject, KeyCreation};
 use ca_core::bundle::Bundle;
@@ -25,9 +26,13 @@ use ca_core::pipeline::Pipeline;
 use ca_core::pipeline::admission::Bounds;
 use ca_core::pipeline::metrics::PipelineMetrics;
 use ca_core::serial::{RandomSerials, SerialSource as _};
-use ca_core::store::Embedded;
+use ca_core::store::{
+    Change, Commit, CommitId, CommitOutcome, Consistency, Cursor, Embedded, Key, KeyRange, Page,
+    Snapshot, StateStore, StoreError, Version, WatchGap,
+};
 use ca_core::token::TokenSettings;
 use futures_util::FutureExt as _;
+use futures_util::stream::BoxStream;
 use hyper_util::rt::TokioIo;
 use keymanager::SoftwareStore;
 use mintmark_proto::signing::v1::signing_client::SigningClient;
@@ -109,26 +114,28 @@ pub(crate) struct Stage {
 #[derive(Clone)]
 struct Records {
     front_ends: Arc<FrontEnds>,
+    store: Arc<HeldStore>,
     ended: Arc<AtomicUsize>,
 }
 
 impl Records {
     async fn new() -> Self {
-        let store = Arc::new(Embedded::in_memory().unwrap());
-        Self { front_ends: FrontEnds::load(store).await.unwrap(), ended: Arc::default() }
+        let store = Arc::new(HeldStore::default());
+        let front_ends = FrontEnds::load(store.clone()).await.unwrap();
+        Self { front_ends, store, ended: Arc::default() }
     }
 
     fn gate(&self, mint: &Mint) -> Gate {
         let admit = by_records(self.front_ends.clone(), mint, Arc::new(SystemClock));
         let ended = self.ended.clone();
         Arc::new(move |peer: &Peer| {
-            let Admitted { until, front_end, front_ends } = admit(peer)?;
+            let Admitted { until, leave, front_end, front_ends } = admit(peer)?;
             let count = Counts(ended.clone());
             let until = async move {
                 let _count = count;
                 until.await
             };
-            Ok(Admitted { until: until.boxed(), front_end, front_ends })
+            Ok(Admitted { until: until.boxed(), leave, front_end, front_ends })
         })
     }
 
@@ -298,6 +305,11 @@ impl Stage {
 
     pub(crate) async fn withdraw(&self) {
         self.records.front_ends.withdraw(&name(), SystemClock.now()).await.unwrap();
+    }
+
+    /// Where its record is.
+    pub(crate) fn store(&self) -> &HeldStore {
+        &self.records.store
     }
 
     /// The front end's record, as the listener knows it.
@@ -530,6 +542,82 @@ impl IssuanceLog for HeldLog {
             Ok(())
         }
         .boxed()
+    }
+}
+
+/// A store that takes commits when it may, and has some fail.
+#[derive(Debug)]
+pub(crate) struct HeldStore {
+    store: Embedded,
+    held: watch::Sender<bool>,
+    /// Commits that have come.
+    asked: AtomicUsize,
+    failing: AtomicUsize,
+}
+
+impl Default for HeldStore {
+    fn default() -> Self {
+        let (asked, failing) = Default::default();
+        Self {
+            store: Embedded::in_memory().unwrap(),
+            held: watch::channel(false).0,
+            asked,
+            failing,
+        }
+    }
+}
+
+impl HeldStore {
+    pub(crate) fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    pub(crate) fn release(&self) {
+        self.held.send_replace(false);
+    }
+
+    pub(crate) fn commits(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn fail(&self, commits: usize) {
+        self.failing.store(commits, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl StateStore for HeldStore {
+    async fn get(&self, keys: &[Key], consistency: Consistency) -> Result<Snapshot, StoreError> {
+        self.store.get(keys, consistency).await
+    }
+
+    async fn scan(
+        &self,
+        range: &KeyRange,
+        after: Option<&Key>,
+        limit: usize,
+        consistency: Consistency,
+    ) -> Result<Page, StoreError> {
+        self.store.scan(range, after, limit, consistency).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        drop(self.held.subscribe().wait_for(|held| !*held).await);
+        let fails = |left: usize| left.checked_sub(1);
+        if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
+            let (place, reason) = ("store".to_owned(), "it fails".to_owned());
+            return Err(StoreError::Unavailable { place, reason });
+        }
+        self.store.commit(commit).await
+    }
+
+    async fn outcome(&self, id: CommitId) -> Result<Option<Version>, StoreError> {
+        self.store.outcome(id).await
+    }
+
+    fn changes(&self, from: Cursor) -> BoxStream<'static, Result<Change, WatchGap>> {
+        self.store.changes(from)
     }
 }
 

@@ -92,6 +92,17 @@ fn key(number: u8) -> Certified {
     Certified { fingerprint: [number; 32], serial, not_after: Timestamp::MAX }
 }
 
+/// What an instance shows that holds the key of that number.
+fn shown(number: u8) -> Shown {
+    Shown { fingerprint: [number; 32], not_before: NOW, not_after: NOW }
+}
+
+/// Decides and commits, as if nothing were minted in between.
+async fn renew(front_ends: &FrontEnds, by: u8, to: u8) -> Result<Arc<FrontEnd>, FrontEndError> {
+    let checked = front_ends.check_renewal(&name("edge"), &shown(by), &[to; 32], NOW).await?;
+    front_ends.renew_key(&checked, &key(to), NOW).await
+}
+
 async fn load(store: &Arc<Lossy>) -> Arc<FrontEnds> {
     FrontEnds::load(Arc::clone(store) as Arc<dyn StateStore>).await.unwrap()
 }
@@ -137,10 +148,7 @@ async fn a_withdrawal_is_not_undone_by_a_renewal_beside_it() {
         let store = Lossy::new();
         let (here, there) = (load(&store).await, load(&store).await);
         here.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
-        let renewing =
-            tokio::spawn(
-                async move { there.renew_key(&name("edge"), &[1; 32], &key(2), NOW).await },
-            );
+        let renewing = tokio::spawn(async move { renew(&there, 1, 2).await });
         here.withdraw(&name("edge"), NOW).await.unwrap();
         match renewing.await.unwrap() {
             Ok(before) => assert_eq!(before.withdrawn_at(), None),
@@ -359,11 +367,28 @@ async fn what_came_between_a_decision_and_its_commit_is_not_undone() {
 }
 
 #[tokio::test]
+async fn of_two_renewals_at_once_the_later_does_not_remove_what_the_earlier_gave() {
+    let store = Lossy::new();
+    let (here, there) = (load(&store).await, load(&store).await);
+    here.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
+    let edge = name("edge");
+    let slow = there.check_renewal(&edge, &shown(1), &[2; 32], NOW).await.unwrap();
+    renew(&here, 1, 3).await.unwrap();
+    let late = there.renew_key(&slow, &key(2), NOW).await.unwrap_err();
+    assert!(matches!(late, FrontEndError::Contended(_)), "{late}");
+    assert!(recorded(&store, "edge").await.admit(&[3; 32], NOW).is_ok());
+    // Whoever knows of it may.
+    renew(&there, 1, 4).await.unwrap();
+    let keys = recorded(&store, "edge").await.keys().to_vec();
+    assert_eq!(keys.iter().map(|key| key.fingerprint[0]).collect::<Vec<_>>(), [1, 4]);
+}
+
+#[tokio::test]
 async fn a_key_takes_over_once_and_its_predecessor_renews_no_more() {
     let store = Lossy::new();
     let (here, there) = (load(&store).await, load(&store).await);
     here.enroll(&enrolment("edge"), &key(1), NOW).await.unwrap();
-    here.renew_key(&name("edge"), &[1; 32], &key(2), NOW).await.unwrap();
+    renew(&here, 1, 2).await.unwrap();
     let before = recorded(&store, "edge").await;
     here.take_over(&name("edge"), &[1; 32], NOW).await.unwrap();
     assert_eq!(recorded(&store, "edge").await, before, "nothing is written for the older one");
@@ -372,7 +397,7 @@ async fn a_key_takes_over_once_and_its_predecessor_renews_no_more() {
     let after = recorded(&store, "edge").await;
     assert_eq!(after.revision(), before.revision() + 1);
     // A process that has not seen it yet decides by what is stored.
-    let refused = there.renew_key(&name("edge"), &[1; 32], &key(3), NOW).await.unwrap_err();
+    let refused = renew(&there, 1, 3).await.unwrap_err();
     assert!(
         matches!(refused, FrontEndError::NotAdmitted(NotAdmitted::Replaced { .. })),
         "{refused}"
