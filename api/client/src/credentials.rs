@@ -3,14 +3,14 @@
 //!
 //! Chain and key are two files, and a rename replaces one. So the next chain lies whole beside the old one
 //! (`.svid.pem.next`) before the next key takes its name, and takes its own after that. Whatever was cut off between the two has left
-//! a key and the chain that belongs to it: the one beside, to which [`Credentials::load`] then gives its name. What was
-//! cut off before has left the old pair.
+//! a key and the chain that belongs to it: the one beside, to which [`Credentials::load`], or the next renewal, then gives
+//! its name. What was cut off before has left the old pair.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ca_core::bundle::{Bundle, certificate_pem};
 use ca_core::certificate::TbsView;
@@ -20,10 +20,12 @@ use ca_core::id::{SpiffeId, TrustDomain};
 use mintmark_transport::{
     Credential, CredentialError, Identity, Rejected, Side, Trust, TrustError,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::key;
 
 /// The chain, leaf first, without the root.
 const SVID: &str = "svid.pem";
@@ -42,7 +44,19 @@ pub struct Credentials {
     trust_domain: TrustDomain,
     identity: Arc<Identity>,
     trust: Arc<Trust>,
-    life: Mutex<Life>,
+    shown: Mutex<Shown>,
+    /// Whoever writes to the folder; on threads that may block.
+    writing: Mutex<()>,
+    /// Whoever renews. The one lock that is held across awaits: it is the renewal itself, which has its own bounds.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+/// Which certificate connections show.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    life: Life,
+    /// How often it was replaced.
+    edition: u64,
 }
 
 /// From when to when a certificate is valid.
@@ -124,7 +138,9 @@ impl Credentials {
             trust_domain,
             identity: Identity::new(credential),
             trust: Arc::new(trust),
-            life: Mutex::new(life),
+            shown: Mutex::new(Shown { life, edition: 0 }),
+            writing: Mutex::default(),
+            renewing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -161,17 +177,21 @@ impl Credentials {
     /// The validity of the certificate that is shown.
     #[must_use]
     pub fn life(&self) -> Life {
-        *self.life.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shown().life
     }
 
-    /// Stores a new chain, leaf first, with its key in PKCS#8 PEM, and shows them from now on. Blocks.
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a new chain, leaf first, with its key in PKCS#8, and shows them from now on. Blocks.
     ///
     /// # Errors
     /// If they are not this front end's at `now`, or cannot be written; then the old ones stay in use, in the folder too.
     pub fn replace(
         &self,
         chain: Vec<CertificateDer<'static>>,
-        key: &Zeroizing<String>,
+        key: &Zeroizing<Vec<u8>>,
         now: Timestamp,
     ) -> Result<(), CredentialsError> {
         let issued = |reason: String| CredentialsError::Issued(reason);
@@ -185,31 +205,38 @@ impl Credentials {
             )));
         }
         let text = chain.iter().fold(String::new(), |text, der| text + &certificate_pem(der));
-        let credential = Credential::from_pem(text.as_bytes(), key.as_bytes())
-            .map_err(|error| issued(error.to_string()))?;
         let (_, life) = read_leaf(&chain).map_err(|error| issued(error.to_string()))?;
-        self.store(&text, key)?;
+        let credential = Credential::new(chain, PrivatePkcs8KeyDer::from(key.to_vec()).into())
+            .map_err(|error| issued(error.to_string()))?;
+        let _writing = self.writing();
+        self.store(&text, &key::to_pem(key))?;
         self.identity.replace(credential);
-        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = life;
+        let mut shown = self.shown();
+        *shown = Shown { life, edition: shown.edition + 1 };
         Ok(())
     }
 
     /// In the order that the head of this module explains.
     fn store(&self, chain: &str, key: &str) -> Result<(), CredentialsError> {
+        finish(&self.folder)?;
         let svid = Next::write(&self.folder, SVID, chain.as_bytes(), 0o644)?;
         let key = Next::write(&self.folder, KEY, key.as_bytes(), 0o600)?;
         sync(&self.folder)?;
         key.place()?;
-        sync(&self.folder)?;
-        svid.place()?;
-        sync(&self.folder)
+        // From here on a start finds the new pair, so it is the one to show, whatever becomes of the rest.
+        let placed =
+            sync(&self.folder).and_then(|()| svid.place()).and_then(|()| sync(&self.folder));
+        if let Err(CredentialsError::Unwritable { path, source }) = placed {
+            let path = path.display();
+            tracing::warn!(%path, error = %source, "the next chain lies beside the one before; the next renewal or start gives it its name");
+        }
+        Ok(())
     }
 
-    /// Verifies signers by that bundle from now on, and keeps it for the next start. Blocks.
+    /// Verifies signers by that bundle from now on. [`keep`](Self::keep) is for the next start.
     ///
     /// # Errors
-    /// If it is of another trust domain, has no X.509 authority or one that cannot be read, or cannot be written; then
-    /// nothing changes.
+    /// If it is of another trust domain, has no X.509 authority or one that cannot be read; then nothing changes.
     pub fn follow(&self, bundle: &Bundle) -> Result<(), CredentialsError> {
         let path = self.folder.join(BUNDLE);
         let unusable = |reason: String| CredentialsError::Unusable { path: path.clone(), reason };
@@ -222,16 +249,35 @@ impl Credentials {
         if bundle.x509_authorities.is_empty() {
             return Err(unusable("the signer's bundle has no X.509 authority".to_owned()));
         }
-        // What cannot be read is not written.
-        Trust::of(bundle).map_err(|error| unusable(error.to_string()))?;
-        let next = Next::write(&self.folder, BUNDLE, bundle.pem().as_bytes(), 0o644)?;
-        next.place()?;
-        sync(&self.folder)?;
         self.trust.follow(bundle).map_err(|error: TrustError| unusable(error.to_string()))
+    }
+
+    /// Writes a bundle that is [followed](Self::follow) to the folder, for the next start. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be written; then the one before stays there.
+    pub fn keep(&self, bundle: &Bundle) -> Result<(), CredentialsError> {
+        let _writing = self.writing();
+        Next::write(&self.folder, BUNDLE, bundle.pem().as_bytes(), 0o644)?.place()?;
+        sync(&self.folder)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Credentials {
+    /// How often they were replaced: what is shown from now on is of that edition or a later one.
+    pub(crate) fn edition(&self) -> u64 {
+        self.shown().edition
+    }
+
+    /// Waits until nobody else renews, and until it is dropped nobody does.
+    pub(crate) async fn renewing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.renewing.lock().await
+    }
+
     /// Does on a thread that may wait what blocks.
     pub(crate) async fn blocking<F>(&self, work: F) -> Result<(), CredentialsError>
     where
@@ -259,20 +305,50 @@ fn read_pair(folder: &Path) -> Result<Pair, CredentialsError> {
         Err(error) => (folder.join(SVID), error),
     };
     if let CredentialError::Mismatch(_) = error
-        && let Ok(text) = read(&next_path(folder, SVID))
-        && let Ok(pair) = pair(&text, &key)
+        && let Some(pair) = placed_beside(folder, &key)?
     {
-        Next { path: next_path(folder, SVID), place: folder.join(SVID) }.place()?;
-        sync(folder)?;
         return Ok(pair);
     }
     Err(CredentialsError::Unusable { path, reason: error.to_string() })
 }
 
+/// Ends a renewal that was cut off, if one was: what is written next takes the place of the chain that it has left.
+fn finish(folder: &Path) -> Result<(), CredentialsError> {
+    match read_pair(folder) {
+        // It may lie there, and cannot be seen or moved.
+        Err(error @ CredentialsError::Unwritable { .. }) => Err(error),
+        Err(CredentialsError::Unreadable { path, source })
+            if source.kind() != io::ErrorKind::NotFound =>
+        {
+            Err(CredentialsError::Unreadable { path, source })
+        }
+        // Whole, or nothing that could be made whole.
+        _ => Ok(()),
+    }
+}
+
+/// The chain that lies beside, given its name, if it is that of the key.
+fn placed_beside(folder: &Path, key: &[u8]) -> Result<Option<Pair>, CredentialsError> {
+    let path = next_path(folder, SVID);
+    let text = match read(&path) {
+        Err(CredentialsError::Unreadable { source, .. })
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            return Ok(None);
+        }
+        text => text?,
+    };
+    let Ok(pair) = pair(&text, key) else { return Ok(None) };
+    Next { path, place: folder.join(SVID) }.place()?;
+    sync(folder)?;
+    Ok(Some(pair))
+}
+
 fn pair(svid: &[u8], key: &[u8]) -> Result<Pair, CredentialError> {
-    let credential = Credential::from_pem(svid, key)?;
-    // It was read a moment ago.
-    Ok((credential, CertificateDer::pem_slice_iter(svid).flatten().collect()))
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(svid).collect();
+    let chain = chain
+        .map_err(|error| CredentialError::Pem { what: "the chain", reason: error.to_string() })?;
+    Ok((Credential::new(chain.clone(), key::from_pem(key)?)?, chain))
 }
 
 fn read_bundle(folder: &Path, trust_domain: &TrustDomain) -> Result<Trust, CredentialsError> {

@@ -7,6 +7,7 @@
 mod backoff;
 mod credentials;
 pub mod follow;
+mod key;
 pub mod mint;
 pub mod renewal;
 mod signer;

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ca_core::clock::Clock;
@@ -41,11 +41,12 @@ const LARGEST_FRAME: u32 = 64 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A signer that has let this front end in. Clones share its connection, which a call opens again where it broke,
-/// with what the [`Credentials`] are by then.
+/// with what the [`Credentials`] are by then. After a [renewal](crate::renewal) there is another one, for calls and
+/// streams that begin from then on.
 #[derive(Clone)]
 pub struct Signer {
     way: Arc<Way>,
-    channel: Channel,
+    connection: Arc<RwLock<Connection>>,
 }
 
 /// Why there is no signer.
@@ -91,6 +92,13 @@ pub enum ConnectError {
     },
 }
 
+/// A connection that a signer has let in.
+struct Connection {
+    /// Of the credentials that it was opened with, or of those before.
+    edition: u64,
+    channel: Channel,
+}
+
 /// How to get to a signer.
 struct Way {
     address: String,
@@ -112,31 +120,25 @@ impl Signer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConnectError> {
         let way = Arc::new(Way::new(address, credentials, clock)?);
-        let Ok(let_in) = tokio::time::timeout(CONNECT_WITHIN, Self::by(Arc::clone(&way))).await
-        else {
-            return Err(way.unreachable(format!("it says nothing in {CONNECT_WITHIN:?}")));
-        };
-        let_in
+        let connection = Arc::new(RwLock::new(way.open().await?));
+        Ok(Self { way, connection })
     }
 
-    async fn by(way: Arc<Way>) -> Result<Self, ConnectError> {
-        let mut first = Some(way.dial().await?);
-        let again = Arc::clone(&way);
-        let connector = service_fn(move |_: Uri| {
-            let (first, way) = (first.take(), Arc::clone(&again));
-            async move {
-                match first {
-                    Some(stream) => Ok(TokioIo::new(stream)),
-                    None => way.dial_again().await.map(TokioIo::new),
-                }
-            }
-        });
-        let channel = endpoint().connect_with_connector(connector).await;
-        let channel = channel.map_err(|error| way.unreachable(deepest(&error)))?;
-        let signer = Self { way, channel };
-        // TLS 1.3 says last whether the other side lets us in: it shows when something is read.
-        signer.bundle().await.map_err(|status| signer.way.not_let_in(&status))?;
-        Ok(signer)
+    /// Whether its connection was opened with what the credentials are now.
+    pub(crate) fn is_current(&self) -> bool {
+        let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner);
+        connection.edition == self.credentials().edition()
+    }
+
+    /// Opens a connection with what the credentials are now and, once it is let in, has what begins from then on go
+    /// over it. What is under way ends on the one before, which closes behind it.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); then the connection before stays in use.
+    pub(crate) async fn reconnect(&self) -> Result<(), ConnectError> {
+        let fresh = self.way.open().await?;
+        *self.connection.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
     }
 
     /// Its bundle, as it is now. [`follow`](crate::follow) keeps up with it.
@@ -144,13 +146,7 @@ impl Signer {
     /// # Errors
     /// The signer's or the connection's.
     pub async fn bundle(&self) -> Result<Bundle, Status> {
-        let mut events = self.client().follow(FollowRequest::default()).await?.into_inner();
-        while let Some(message) = events.message().await? {
-            if let Some(Event::Bundle(bundle)) = message.event {
-                return Ok(bundle);
-            }
-        }
-        Err(Status::internal("the signer told everything but its bundle"))
+        bundle(self.client()).await
     }
 
     /// Where it is, as it was given.
@@ -165,18 +161,20 @@ impl Signer {
         &self.way.credentials
     }
 
-    /// For calls of `mintmark.signing.v1`.
+    /// For calls of `mintmark.signing.v1`. One that is kept goes on with the connection of now.
     #[must_use]
     pub fn client(&self) -> SigningClient<Channel> {
-        SigningClient::new(self.channel.clone())
-            .max_encoding_message_size(LARGEST_MESSAGE)
-            .max_decoding_message_size(LARGEST_ANSWER)
+        signing(self.channel())
     }
 
-    /// For calls of `mintmark.control.v1`.
+    /// For calls of `mintmark.control.v1`. One that is kept goes on with the connection of now.
     #[must_use]
     pub fn control(&self) -> ControlClient<Channel> {
-        ControlClient::new(self.channel.clone())
+        ControlClient::new(self.channel())
+    }
+
+    fn channel(&self) -> Channel {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner).channel.clone()
     }
 }
 
@@ -207,6 +205,36 @@ impl Way {
             credentials,
             tried: Mutex::new((Instant::now(), Backoff::new(PAUSE.0, PAUSE.1))),
         })
+    }
+
+    /// A connection with what the credentials are now, which is let in.
+    async fn open(self: &Arc<Self>) -> Result<Connection, ConnectError> {
+        // Read first: an edition that is too old costs another connection, one that is too new hides that there has to
+        // be one.
+        let edition = self.credentials.edition();
+        let Ok(channel) = tokio::time::timeout(CONNECT_WITHIN, self.channel()).await else {
+            return Err(self.unreachable(format!("it says nothing in {CONNECT_WITHIN:?}")));
+        };
+        Ok(Connection { edition, channel: channel? })
+    }
+
+    async fn channel(self: &Arc<Self>) -> Result<Channel, ConnectError> {
+        let mut first = Some(self.dial().await?);
+        let again = Arc::clone(self);
+        let connector = service_fn(move |_: Uri| {
+            let (first, way) = (first.take(), Arc::clone(&again));
+            async move {
+                match first {
+                    Some(stream) => Ok(TokioIo::new(stream)),
+                    None => way.dial_again().await.map(TokioIo::new),
+                }
+            }
+        });
+        let channel = endpoint().connect_with_connector(connector).await;
+        let channel = channel.map_err(|error| self.unreachable(deepest(&error)))?;
+        // TLS 1.3 says last whether the other side lets us in: it shows when something is read.
+        bundle(signing(channel.clone())).await.map_err(|status| self.not_let_in(&status))?;
+        Ok(channel)
     }
 
     /// Goes there once more; not at once, since many may have lost it at the same time.
@@ -274,6 +302,22 @@ impl Way {
     fn unreachable(&self, reason: String) -> ConnectError {
         ConnectError::Unreachable { address: self.address.clone(), reason }
     }
+}
+
+fn signing(channel: Channel) -> SigningClient<Channel> {
+    SigningClient::new(channel)
+        .max_encoding_message_size(LARGEST_MESSAGE)
+        .max_decoding_message_size(LARGEST_ANSWER)
+}
+
+async fn bundle(mut client: SigningClient<Channel>) -> Result<Bundle, Status> {
+    let mut events = client.follow(FollowRequest::default()).await?.into_inner();
+    while let Some(message) = events.message().await? {
+        if let Some(Event::Bundle(bundle)) = message.event {
+            return Ok(bundle);
+        }
+    }
+    Err(Status::internal("the signer told everything but its bundle"))
 }
 
 fn endpoint() -> Endpoint {

@@ -1,14 +1,15 @@
 //! Renewal, against a server of `mintmark.control.v1` in this process.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ca_core::clock::{Clock as _, SystemClock};
 use ca_core::csr::Csr;
 use ca_core::key::PublicKey;
-use futures_util::stream::{BoxStream, StreamExt as _};
+use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use mintmark_client::mint::{Answers, Batch, Sender};
 use mintmark_client::renewal::{self, RenewError};
 use mintmark_client::{Credentials, Signer};
 use mintmark_proto::control::v1::control_server::{Control, ControlServer};
@@ -16,7 +17,7 @@ use mintmark_proto::control::v1::{self as wire, Chain};
 use mintmark_proto::signing::v1::follow_response::Event;
 use mintmark_proto::signing::v1::signing_server::{Signing, SigningServer};
 use mintmark_proto::signing::v1::{
-    Bundle, FollowRequest, FollowResponse, MintRequest, MintResponse,
+    Bundle, FollowRequest, FollowResponse, MintRequest, MintResponse, X509Item, X509Result,
 };
 use mintmark_transport::{Acceptor, Credential, Identity, Peer, Trust};
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm};
@@ -30,10 +31,13 @@ use crate::stage::{Ca, FRONT_END, LONG, eventually, leaf};
 
 const SIGNER: &str = "spiffe://client.test/mintmark/signer";
 
-/// Who renews. It refuses so many requests first.
+/// Who renews. It refuses so many requests first, and while it is told so, connections with a key that it has certified.
 struct Renewing {
     ca: Ca,
     refuses: AtomicUsize,
+    turns_away: AtomicBool,
+    /// How many connections there are.
+    open: AtomicUsize,
     /// The keys that it has certified.
     certified: Mutex<Vec<[u8; 32]>>,
     /// Who came, by the key that was shown.
@@ -49,6 +53,8 @@ impl Server {
         let renewing = Renewing {
             ca: Ca::new(),
             refuses: AtomicUsize::new(refuses),
+            turns_away: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
             certified: Mutex::default(),
             came: Mutex::default(),
             uri,
@@ -63,8 +69,12 @@ impl Server {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (acceptor, serving) = (acceptor.clone(), serving.clone());
                 tokio::spawn(async move {
-                    if let Ok((stream, peer)) = acceptor.accept(stream).await {
-                        serving.answer(stream, &peer).await;
+                    if let Ok((stream, peer)) = acceptor.accept(stream).await
+                        && serving.lets_in(&peer)
+                    {
+                        serving.0.open.fetch_add(1, Ordering::SeqCst);
+                        serving.answer(stream).await;
+                        serving.0.open.fetch_sub(1, Ordering::SeqCst);
                     }
                 });
             }
@@ -82,12 +92,24 @@ impl Server {
         Acceptor::new(identity, Arc::new(trust), clock, LONG).unwrap()
     }
 
-    async fn answer(
-        &self,
-        stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
-        peer: &Peer,
-    ) {
+    fn lets_in(&self, peer: &Peer) -> bool {
+        let turns_away = self.0.turns_away.load(Ordering::SeqCst);
+        if turns_away && self.certified().contains(&peer.key_fingerprint) {
+            return false;
+        }
         self.0.came.lock().unwrap().push(peer.key_fingerprint);
+        true
+    }
+
+    fn certified(&self) -> Vec<[u8; 32]> {
+        self.0.certified.lock().unwrap().clone()
+    }
+
+    fn came(&self) -> Vec<[u8; 32]> {
+        self.0.came.lock().unwrap().clone()
+    }
+
+    async fn answer(&self, stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>) {
         let routes = Routes::new(ControlServer::new(self.clone()))
             .add_service(SigningServer::new(self.clone()));
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -179,11 +201,17 @@ impl Signing for Server {
     type MintStream = BoxStream<'static, Result<MintResponse, Status>>;
     type FollowStream = BoxStream<'static, Result<FollowResponse, Status>>;
 
+    /// Each item is answered with nothing.
     async fn mint(
         &self,
-        _: Request<Streaming<MintRequest>>,
+        request: Request<Streaming<MintRequest>>,
     ) -> Result<Response<Self::MintStream>, Status> {
-        Err(Status::unimplemented("not here"))
+        let nothing = |item: X509Item| X509Result { request_id: item.request_id, outcome: None };
+        let answer = move |message: MintRequest| {
+            let x509 = message.x509.into_iter().map(nothing).collect();
+            MintResponse { x509, ..MintResponse::default() }
+        };
+        Ok(Response::new(request.into_inner().map_ok(answer).boxed()))
     }
 
     async fn follow(
@@ -216,45 +244,92 @@ async fn front_end(past_half: bool, refuses: usize, uri: &'static str) -> FrontE
     FrontEnd { folder, signer: signer.unwrap(), server }
 }
 
-/// What connections show that are opened now.
-async fn shown(FrontEnd { folder, signer, server }: &FrontEnd) -> [u8; 32] {
-    drop(signer.control().report(wire::ReportRequest::default()).await);
-    let reloaded = Credentials::load(folder.path(), SystemClock.now()).unwrap();
-    assert_eq!(reloaded.life(), signer.credentials().life());
-    *server.0.came.lock().unwrap().last().unwrap()
+/// Whether an item of that stream is answered.
+async fn answers(stream: &mut (Sender<()>, Answers<()>)) -> bool {
+    let x509 = vec![((), X509Item::default())];
+    let batch = Batch { x509, ..Batch::default() };
+    stream.0.send(batch).await.is_ok() && stream.1.next().await.is_some_and(|some| some.len() == 1)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewed_certificate_is_kept_with_its_key_and_shown_by_the_next_connection() {
-    let front_end = front_end(true, 0, FRONT_END).await;
-    let before = shown(&front_end).await;
-    let life = renewal::renew(&front_end.signer, &SystemClock).await.unwrap();
+async fn a_renewed_certificate_is_kept_with_its_key_and_shown_to_the_signer() {
+    let FrontEnd { folder, signer, server } = front_end(true, 0, FRONT_END).await;
+    let clone = signer.clone();
+    let life = renewal::renew(&signer, &SystemClock).await.unwrap();
     assert!(life.half() > SystemClock.now());
-    // The open connection keeps what it was opened with.
-    assert_eq!(shown(&front_end).await, before);
-    let credentials = Credentials::load(front_end.folder.path(), SystemClock.now()).unwrap();
-    assert_eq!(credentials.life(), life);
-    let address = front_end.signer.address().to_owned();
-    let again =
-        Signer::connect(&address, front_end.signer.credentials().clone(), Arc::new(SystemClock));
-    again.await.unwrap();
-    let certified = front_end.server.0.certified.lock().unwrap().clone();
-    assert_eq!(front_end.server.0.came.lock().unwrap().last(), certified.last());
-    assert_ne!(certified.last(), Some(&before));
+    let kept = Credentials::load(folder.path(), SystemClock.now()).unwrap();
+    assert_eq!((kept.life(), signer.credentials().life()), (life, life));
+    // It is shown by the time that the renewal is done, and further calls need no further connection.
+    let (came, certified) = (server.came(), server.certified());
+    assert_eq!((came.len(), certified.len()), (2, 1));
+    assert!(came[1] == certified[0] && came[0] != certified[0]);
+    clone.bundle().await.unwrap();
+    eventually(|| server.0.open.load(Ordering::SeqCst) == 1, "the one before closes").await;
+    assert_eq!(server.came().len(), 2);
+    // What is not due is not done again.
+    assert_eq!(renewal::renew(&signer, &SystemClock).await.unwrap(), life);
+    assert_eq!((server.came().len(), server.certified().len()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_from_before_a_renewal_goes_on_and_its_connection_ends_with_it() {
+    let FrontEnd { signer, server, folder: _folder } = front_end(true, 0, FRONT_END).await;
+    let mut before = signer.mint("", 10).await.unwrap();
+    assert!(answers(&mut before).await);
+    renewal::renew(&signer, &SystemClock).await.unwrap();
+    let mut after = signer.mint("", 10).await.unwrap();
+    assert!(answers(&mut before).await && answers(&mut after).await);
+    assert_eq!(server.0.open.load(Ordering::SeqCst), 2);
+    drop(before);
+    eventually(|| server.0.open.load(Ordering::SeqCst) == 1, "nobody needs it any more").await;
+    assert!(answers(&mut after).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_let_in_with_the_next_certificate_stays_and_comes_again_with_the_same() {
+    let FrontEnd { signer, server, folder: _folder } = front_end(true, 0, FRONT_END).await;
+    let mut stream = signer.mint("", 10).await.unwrap();
+    server.0.turns_away.store(true, Ordering::SeqCst);
+    let error = renewal::renew(&signer, &SystemClock).await.unwrap_err();
+    assert!(matches!(error, RenewError::Connection(_)), "{error}");
+    signer.bundle().await.unwrap();
+    assert!(answers(&mut stream).await);
+    assert_eq!(server.came().len(), 1, "the connection before is in use");
+    let keeping = tokio::spawn(async move { renewal::keep_fresh(&signer, &SystemClock).await });
+    server.0.turns_away.store(false, Ordering::SeqCst);
+    eventually(|| server.came().len() == 2, "it comes again").await;
+    assert_eq!(server.certified(), server.came()[1..]);
+    keeping.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_connections_with_one_folder_renew_once_and_both_show_it() {
+    let FrontEnd { signer, server, folder: _folder } = front_end(true, 0, FRONT_END).await;
+    let (address, credentials) = (signer.address(), signer.credentials().clone());
+    let second = Signer::connect(address, credentials, Arc::new(SystemClock)).await.unwrap();
+    let both = futures_util::future::join(
+        renewal::renew(&signer, &SystemClock),
+        renewal::renew(&second, &SystemClock),
+    );
+    let (first, second) = both.await;
+    assert_eq!(first.unwrap(), second.unwrap());
+    let (came, certified) = (server.came(), server.certified());
+    assert_eq!(certified.len(), 1);
+    assert_eq!(came[2..], [certified[0]; 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_renewed_at_half_of_its_life_and_until_that_has_worked() {
     let FrontEnd { signer, server, .. } = front_end(true, 2, FRONT_END).await;
     let keeping = tokio::spawn(async move { renewal::keep_fresh(&signer, &SystemClock).await });
-    eventually(|| server.0.certified.lock().unwrap().len() == 1, "it is renewed in the end").await;
+    eventually(|| server.certified().len() == 1, "it is renewed in the end").await;
     assert_eq!(server.0.refuses.load(Ordering::SeqCst), 0);
     keeping.abort();
 
     let FrontEnd { signer, server, .. } = front_end(false, 0, FRONT_END).await;
     let keeping = renewal::keep_fresh(&signer, &SystemClock);
     let early = tokio::time::timeout(std::time::Duration::from_millis(300), keeping).await;
-    assert!(early.is_err() && server.0.certified.lock().unwrap().is_empty(), "it is not due");
+    assert!(early.is_err() && server.certified().is_empty(), "it is not due");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,5 +339,6 @@ async fn a_certificate_for_somebody_else_is_not_taken() {
     let error = renewal::renew(&front_end.signer, &SystemClock).await.unwrap_err();
     assert!(matches!(error, RenewError::Credentials(_)), "{error}");
     assert_eq!(front_end.signer.credentials().life(), before);
-    shown(&front_end).await;
+    let kept = Credentials::load(front_end.folder.path(), SystemClock.now()).unwrap();
+    assert_eq!(kept.life(), before);
 }

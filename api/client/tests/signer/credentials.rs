@@ -25,10 +25,10 @@ fn folder(ca: &Ca) -> TempDir {
 }
 
 /// A further certificate of the front end, and its key.
-fn next(ca: &Ca, uri: &str) -> (Vec<CertificateDer<'static>>, Zeroizing<String>, KeyPair) {
+fn next(ca: &Ca, uri: &str) -> (Vec<CertificateDer<'static>>, Zeroizing<Vec<u8>>, KeyPair) {
     let pair = KeyPair::generate().unwrap();
     let chain = vec![ca.issue(&leaf(uri), &pair).into()];
-    (chain, Zeroizing::new(pair.serialize_pem()), pair)
+    (chain, Zeroizing::new(pair.serialize_der()), pair)
 }
 
 /// Whether key and chain in the folder are of each other, and of `pair`.
@@ -154,14 +154,14 @@ fn wherever_a_renewal_is_cut_off_the_folder_has_one_whole_pair() {
     let folder = TempDir::new().unwrap();
     let old = ca.folder(folder.path(), leaf(FRONT_END));
     let place = |name: &str| folder.path().join(name);
-    let (chain, key, new) = next(&ca, FRONT_END);
+    let (chain, _, new) = next(&ca, FRONT_END);
     let chain = ca_core::bundle::certificate_pem(&chain[0]);
     // The steps of a renewal, each followed by a start.
     fs::write(place(".svid.pem.next"), &chain[..40]).unwrap();
     load(folder.path()).unwrap();
     fs::write(place(".svid.pem.next"), &chain).unwrap();
     load(folder.path()).unwrap();
-    fs::write(place(".key.pem.next"), &*key).unwrap();
+    fs::write(place(".key.pem.next"), new.serialize_pem()).unwrap();
     fs::set_permissions(place(".key.pem.next"), fs::Permissions::from_mode(0o600)).unwrap();
     load(folder.path()).unwrap();
     assert!(holds(folder.path(), &old));
@@ -169,4 +169,39 @@ fn wherever_a_renewal_is_cut_off_the_folder_has_one_whole_pair() {
     load(folder.path()).unwrap();
     assert!(holds(folder.path(), &new));
     assert!(!place(".svid.pem.next").exists());
+}
+
+#[test]
+fn the_chain_that_a_cut_off_renewal_has_left_outlives_the_next_one() {
+    let ca = Ca::new();
+    let folder = folder(&ca);
+    let place = |name: &str| folder.path().join(name);
+    let block = |name: &str| fs::create_dir_all(place(name).join("in the way")).unwrap();
+    let unblock = |name: &str| fs::remove_dir_all(place(name)).unwrap();
+    let credentials = load(folder.path()).unwrap();
+    // Cut off when the key had its name and the chain had not.
+    let (chain, _, first) = next(&ca, FRONT_END);
+    let beside = ca_core::bundle::certificate_pem(&chain[0]);
+    fs::write(place(".svid.pem.next"), &beside).unwrap();
+    fs::write(place("key.pem"), first.serialize_pem()).unwrap();
+
+    // While it cannot be given its name, nothing is written over it.
+    let (chain, key, second) = next(&ca, FRONT_END);
+    let before = fs::read(place("svid.pem")).unwrap();
+    fs::remove_file(place("svid.pem")).unwrap();
+    block("svid.pem");
+    let error = credentials.replace(chain.clone(), &key, SystemClock.now()).unwrap_err();
+    assert!(error.to_string().contains("svid.pem"), "{error}");
+    assert_eq!(fs::read_to_string(place(".svid.pem.next")).unwrap(), beside);
+    unblock("svid.pem");
+    fs::write(place("svid.pem"), before).unwrap();
+
+    // Another renewal is cut off before the key has its name.
+    block(".key.pem.next");
+    credentials.replace(chain.clone(), &key, SystemClock.now()).unwrap_err();
+    assert!(holds(folder.path(), &first));
+    load(folder.path()).unwrap();
+    unblock(".key.pem.next");
+    credentials.replace(chain, &key, SystemClock.now()).unwrap();
+    assert!(holds(folder.path(), &second));
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use ca_core::clock::{Clock as _, SystemClock};
 use mintmark_client::mint::{Answers, Batch, NotMinted, Sender, Svid, Why};
-use mintmark_client::{ConnectError, Credentials, Signer, follow};
+use mintmark_client::{ConnectError, Credentials, Signer, follow, renewal};
 use mintmark_proto::signing::v1::{
     JwtItem, NamedJwt, NamedX509, X509Item, failure, jwt_item, x509_item,
 };
+use mintmark_transport::Side;
 use rcgen::{KeyPair, PublicKeyData as _};
 use stage::{Ca, FRONT_END, LONG, Stage, eventually, leaf};
 use tokio::sync::watch;
@@ -248,7 +249,61 @@ async fn another_bundle_is_told_and_kept() {
     stage.bundle.send_modify(|bundle| Arc::make_mut(bundle).add_x509(added));
     let changed = changes.wait_for(|bundle| bundle.x509_authorities.len() == 3);
     drop(timeout(LONG, changed).await.unwrap().unwrap());
-    let kept = std::fs::read_to_string(signer.credentials().folder().join("bundle.pem")).unwrap();
-    assert_eq!(kept, stage.bundle.borrow().pem());
+    let (place, wanted) =
+        (signer.credentials().folder().join("bundle.pem"), stage.bundle.borrow().pem());
+    let is_kept = || std::fs::read_to_string(&place).unwrap() == wanted;
+    eventually(is_kept, "it is kept").await;
     following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_cannot_be_written_is_trusted_at_once_and_written_later() {
+    let stage = Stage::start().await;
+    let signer = let_in(&stage).await;
+    let place = |name: &str| signer.credentials().folder().join(name);
+    std::fs::create_dir_all(place(".bundle.pem.next").join("in the way")).unwrap();
+    let first = Arc::clone(&stage.bundle.borrow());
+    let (told, mut changes) = watch::channel(Arc::clone(&first));
+    let following = {
+        let signer = signer.clone();
+        tokio::spawn(async move { follow::keep(&signer, &told).await })
+    };
+    let added = Ca::new();
+    let root = ca_core::certificate::CaCertificate::from_der(&added.root()).unwrap();
+    stage.bundle.send_modify(|bundle| Arc::make_mut(bundle).add_x509(root));
+    let changed = changes.wait_for(|bundle| bundle.x509_authorities.len() == 3);
+    drop(timeout(LONG, changed).await.unwrap().unwrap());
+    let chain = [added.issue(&leaf(FRONT_END), &KeyPair::generate().unwrap()).into()];
+    signer.credentials().trust().verify(&chain, Side::Client, SystemClock.now()).unwrap();
+    let kept = || std::fs::read_to_string(place("bundle.pem")).unwrap();
+    assert_eq!(kept(), first.pem());
+    std::fs::remove_dir_all(place(".bundle.pem.next")).unwrap();
+    let wanted = stage.bundle.borrow().pem();
+    eventually(|| kept() == wanted, "it is written in the end").await;
+    following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_from_before_a_renewal_opens_nothing_after_it() {
+    let stage = Stage::start().await;
+    let mut past_half = leaf(FRONT_END);
+    past_half.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    let folder = stage.enrolled_with(past_half).await;
+    let signer = connect(&stage, &folder).await.unwrap();
+    let stolen = Credentials::load(&folder, SystemClock.now()).unwrap();
+    renewal::renew(&signer, &SystemClock).await.unwrap();
+    let (address, stolen) = (stage.address(), Arc::new(stolen));
+    // The signer writes down that the new key was shown beside letting it in.
+    let refused = async {
+        loop {
+            let thief = Signer::connect(&address, stolen.clone(), Arc::new(SystemClock)).await;
+            if let Err(error) = thief {
+                return error;
+            }
+        }
+    };
+    let error = timeout(LONG, refused).await.unwrap();
+    assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+    signer.bundle().await.unwrap();
+    connect(&stage, &folder).await.unwrap();
 }

@@ -116,7 +116,12 @@ impl Stage {
 
     /// The folder of a front end that is enrolled, as `mintmark frontend enroll` makes it.
     pub(crate) async fn enrolled(&self) -> PathBuf {
-        let (folder, fingerprint) = self.unknown();
+        self.enrolled_with(leaf(FRONT_END)).await
+    }
+
+    /// The same with another certificate.
+    pub(crate) async fn enrolled_with(&self, params: CertificateParams) -> PathBuf {
+        let (folder, fingerprint) = self.certified(params);
         let wanted = Wanted {
             path_scopes: vec![PathScope::parse("/").unwrap()],
             grants: Grants { named: true, ..Grants::default() },
@@ -133,8 +138,12 @@ impl Stage {
 
     /// The folder of a front end whose certificate is good and whose key is not enrolled.
     pub(crate) fn unknown(&self) -> (PathBuf, [u8; 32]) {
+        self.certified(leaf(FRONT_END))
+    }
+
+    fn certified(&self, params: CertificateParams) -> (PathBuf, [u8; 32]) {
         let folder = self.folder.path().join(fastrand::u64(..).to_string());
-        let pair = self.ca.folder(&folder, leaf(FRONT_END));
+        let pair = self.ca.folder(&folder, params);
         fs::write(folder.join("bundle.pem"), self.bundle.borrow().pem()).unwrap();
         let key = PublicKey::from_spki(&pair.subject_public_key_info()).unwrap();
         (folder, *key.fingerprint())
