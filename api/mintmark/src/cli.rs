@@ -75,7 +75,7 @@ pub enum Command {
     Dev(Dev),
     /// Run the server that a configuration describes
     Server(Configuration),
-    /// Run a signer alone: the server for front ends elsewhere, where [signer] listen says
+    /// Run a signer alone, for front ends elsewhere
     Signer(Configuration),
     /// Check a configuration and what it points at, and say what is wrong and where
     Check(Check),

@@ -10,7 +10,6 @@ use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 use zeroize::Zeroize as _;
@@ -105,23 +104,6 @@ impl Credential {
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|error| CredentialError::Mismatch(error.to_string()))?;
         Ok(Self(Arc::new(certified)))
-    }
-
-    /// The same from PEM (RFC 7468), as files hold it.
-    ///
-    /// # Errors
-    /// If they cannot be read, or not be used together.
-    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CredentialError> {
-        let unreadable = |what, reason: rustls_pki_types::pem::Error| CredentialError::Pem {
-            what,
-            reason: reason.to_string(),
-        };
-        let chain = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| unreadable("the chain", error))?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| unreadable("the private key", error))?;
-        Self::new(chain, key)
     }
 }
 

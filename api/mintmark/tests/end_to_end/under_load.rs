@@ -26,6 +26,7 @@ fn median_and_longest(mut times: Vec<Duration>) -> (Duration, Duration) {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "figures are what a long run is made for")]
 fn a_killed_signer_has_logged_what_it_released_and_is_back_as_soon_as_it_is_ready() {
     let kills = std::env::var("SOAK_SIGNER_KILLS").map_or(100, |count| count.parse().unwrap());
     let mut site = Site::with_sealed_keys();
