@@ -123,45 +123,18 @@ mod tests {
 }
 
 #[cfg(all(test, target_os = "linux"))]
-mod memory {
-    use std::fs::{self, File};
-    use std::io;
-    use std::os::unix::fs::FileExt as _;
+#[path = "../../transport/tests/support/memory.rs"]
+mod memory;
 
+#[cfg(all(test, target_os = "linux"))]
+mod wiping {
     use zeroize::Zeroize as _;
 
+    use super::memory::{MASK, is_in_memory};
     use super::*;
 
-    /// A secret as it may lie in memory without being found there.
-    const MASK: u8 = 0x5a;
     /// Of a P-256 key in PKCS#8: half of its private number, at a line of base64.
     const SECRET: std::ops::Range<usize> = 48..66;
-
-    /// Whether all bytes of that secret lie somewhere in the memory of this process.
-    fn is_in_memory(masked: &[u8]) -> io::Result<bool> {
-        let memory = File::open("/proc/self/mem")?;
-        let mut part = vec![0; 1 << 20];
-        let mut found = false;
-        for line in fs::read_to_string("/proc/self/maps")?.lines() {
-            let number = |text: &str| u64::from_str_radix(text, 16).ok();
-            let range = line.split_once(' ').filter(|(_, rest)| rest.starts_with("rw"));
-            let bounds = range.and_then(|(range, _)| range.split_once('-'));
-            let Some((start, end)) = bounds.map(|(start, end)| (number(start), number(end))) else {
-                continue;
-            };
-            let (mut at, end) = (start.unwrap_or_default(), end.unwrap_or_default());
-            while at < end {
-                let Ok(count @ 1..) = memory.read_at(&mut part, at) else { break };
-                found |= part[..count].windows(masked.len()).any(|window| {
-                    window.iter().zip(masked).all(|(byte, masked)| byte ^ MASK == *masked)
-                });
-                // What was read must not be found in its turn.
-                part.fill(0);
-                at += count.saturating_sub(masked.len()).max(1) as u64;
-            }
-        }
-        Ok(found)
-    }
 
     /// Half of the key, and the same in base64, masked.
     fn masked(pkcs8: &[u8]) -> [Vec<u8>; 2] {
