@@ -127,6 +127,10 @@ pub(crate) fn proxy_p99_of_an_ideal_queue() -> anyhow::Result<Row> {
 
 pub(crate) const SLOTS: usize = 30;
 
+/// As `docs/keys.md` has it: what saturates the device, and a little more, so that no slot is empty while its
+/// answer is on its way to a thread and the next job on its way back.
+pub(crate) const SESSIONS: usize = SLOTS + 2;
+
 pub(crate) struct Proxied {
     pub(crate) opened: token::Opened,
     pub(crate) bare: bare::Bare,
@@ -140,7 +144,7 @@ impl Proxied {
         let setup = Setup {
             device: Device::Proxy,
             key_type: KeyType::EcP256,
-            sessions: SLOTS,
+            sessions: SESSIONS,
             verification,
             runtime_threads: 1,
         };

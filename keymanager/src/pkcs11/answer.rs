@@ -6,6 +6,7 @@
 //! from inside the runtime, where waking costs little. A caller may be woken and yet not look for a while;
 //! what it has not handed out by then, the signing thread does, or the watch.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,10 +87,10 @@ impl Awaited {
 
 /// Answers that are handed out together while more work waits: as many as half of that, so that no session is
 /// idle for want of callers. All signing threads of a token share them, so that the runtime is woken once for
-/// all. A slow device's answers wait only for those that other threads are about to have.
+/// all. A slow device's answers wait only for one that another thread is about to have.
 pub(super) struct Answers {
-    /// Threads that sign. While more work waits, all are at it.
-    threads: u32,
+    /// Threads that sign.
+    threads: usize,
     held: Mutex<Held>,
 }
 
@@ -101,6 +102,8 @@ struct Held {
     since: Option<Instant>,
     /// Those that a caller was given to hand out, and when.
     given: Option<(Arc<Neighbours>, Instant)>,
+    /// When what a slow device works on was begun, oldest first.
+    under_way: VecDeque<Instant>,
 }
 
 /// What goes out: the caller that is woken is given the rest.
@@ -113,7 +116,7 @@ struct Batch {
 impl Answers {
     /// Answers of so many threads.
     pub(super) fn of(threads: usize) -> Self {
-        Self { threads: u32::try_from(threads).unwrap_or(u32::MAX), held: Mutex::default() }
+        Self { threads, held: Mutex::default() }
     }
 
     /// A device that takes longer is slow.
@@ -124,27 +127,41 @@ impl Answers {
     /// most half of what waits, so each has waited longer than that for its turn.
     pub(super) const LONGEST: Duration = Duration::from_millis(8);
     /// Nor, of a slow device, than about this: a few times what waking the runtime costs.
-    const SOON: Duration = Duration::from_micros(150);
+    const SOON: Duration = Duration::from_micros(100);
 
-    /// Adds an answer that was ready at `now`, of a device that takes `pace` for one, while so many jobs wait.
+    /// A thread begins a signature, on a device that has taken `pace` for one of late: what is slow can be
+    /// waited for if it is known when it will be there.
+    pub(super) fn begun(&self, now: Instant, pace: Duration) {
+        if pace > Self::FAST {
+            let under_way = &mut self.held().under_way;
+            // One that came to nothing is not told of: it is the oldest before long.
+            if under_way.len() >= self.threads {
+                under_way.pop_front();
+            }
+            under_way.push_back(now);
+        }
+    }
+
+    /// Adds an answer that was begun at one time and ready at the other, of a device that takes `pace` for
+    /// one, while so many jobs wait.
     pub(super) fn add(
         &self,
         reply: Reply,
         answer: Answer,
-        now: Instant,
+        (begun, now): (Instant, Instant),
         pace: Duration,
         waiting: usize,
     ) {
+        let mut held = self.held();
         let (next, longest) = if pace > Self::FAST {
-            (pace / self.threads.max(1), Self::SOON)
+            (held.next(begun, now, pace), Self::SOON)
         } else {
             (pace, Self::LONGEST)
         };
-        let mut held = self.held();
         let since = *held.since.get_or_insert(now);
         held.ready.push((reply, answer));
         let many = held.ready.len() >= Self::MOST.min(waiting / 2);
-        if many || now.saturating_duration_since(since) + next > longest {
+        if many || now.saturating_duration_since(since).saturating_add(next) > longest {
             Self::send(held);
         }
     }
@@ -187,6 +204,17 @@ impl Answers {
 }
 
 impl Held {
+    /// How long it will be until another thread of a slow device has an answer. What should have been there
+    /// a while ago may never be.
+    fn next(&mut self, begun: Instant, now: Instant, pace: Duration) -> Duration {
+        if let Some(ended) = self.under_way.iter().position(|&other| other == begun) {
+            self.under_way.remove(ended);
+        }
+        let mut ends = self.under_way.iter().map(|&begun| begun + pace);
+        let next = ends.find(|&end| end + Answers::SOON > now);
+        next.map_or(Duration::MAX, |end| end.saturating_duration_since(now))
+    }
+
     fn take(&mut self) -> Batch {
         self.since = None;
         let overdue = self.given.take().map(|(neighbours, _)| neighbours);
@@ -225,20 +253,26 @@ mod tests {
         Err(SignError::Refused { key: "k".to_owned(), reason: "r".to_owned() })
     }
 
-    /// How many of `count` answers, made one after another, are still held back.
+    /// How many of `count` answers of a fast device, made one after another, are still held back.
     fn held(count: usize, took: Duration, waiting: usize) -> usize {
-        held_of(1, count, took, waiting)
+        let start = Instant::now();
+        let turn = |number| (start + took * number, start + took * (number + 1));
+        held_of(1, (0..count as u32).map(turn), took, waiting)
     }
 
-    /// As [`held`], of so many threads that take turns.
-    fn held_of(threads: u32, count: usize, took: Duration, waiting: usize) -> usize {
-        let (answers, mut now) = (Answers::of(threads as usize), Instant::now());
+    /// How many answers are still held back of so many threads, each begun and ready at the given times.
+    fn held_of(
+        threads: usize,
+        turns: impl Iterator<Item = (Instant, Instant)>,
+        took: Duration,
+        waiting: usize,
+    ) -> usize {
+        let answers = Answers::of(threads);
         let mut callers = Vec::new();
-        for _ in 0..count {
+        for turn in turns {
             let (reply, caller) = awaited();
             callers.push(caller);
-            now += took / threads;
-            answers.add(reply, refusal(), now, took, waiting);
+            answers.add(reply, refusal(), turn, took, waiting);
         }
         // The last is the one that hands out the others.
         callers.iter_mut().rev().filter_map(|caller| caller.look().err()).count()
@@ -257,13 +291,42 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_devices_answers_wait_for_those_that_come_within_150_microseconds() {
-        let slow = Duration::from_millis(2);
-        assert_eq!(held_of(30, 1, slow, 30), 1, "the next comes in 67 microseconds");
-        assert_eq!(held_of(30, 2, slow, 30), 2, "and the one after it in as many");
-        assert_eq!(held_of(30, 3, slow, 30), 0, "then the first has waited long enough");
-        assert_eq!(held_of(30, 1, slow, 1), 0, "there may be no other");
-        assert_eq!(held_of(8, 1, slow, 30), 0, "the next comes in 250 microseconds");
+    fn a_slow_devices_answers_wait_for_one_that_comes_within_100_microseconds() {
+        const TOOK: Duration = Duration::from_millis(2);
+        let start = Instant::now();
+        let after = |microseconds| start + Duration::from_micros(microseconds);
+        // Begun at those times; as many as are asked for have ended, each on time. How many are held back.
+        let held = |begun: &[u64], ended: usize, waiting| {
+            let answers = Answers::of(30);
+            begun.iter().for_each(|&at| answers.begun(after(at), TOOK));
+            let mut callers = Vec::new();
+            for &at in &begun[..ended] {
+                let (reply, caller) = awaited();
+                callers.push(caller);
+                answers.add(reply, refusal(), (after(at), after(at) + TOOK), TOOK, waiting);
+            }
+            callers.iter_mut().rev().filter_map(|caller| caller.look().err()).count()
+        };
+        assert_eq!(held(&[0, 40, 80, 120], 1, 30), 1, "the next comes in 40 microseconds");
+        assert_eq!(held(&[0, 40, 80, 120], 2, 30), 2, "and the one after it in as many");
+        assert_eq!(held(&[0, 40, 80, 120], 3, 30), 0, "then the first has waited long enough");
+        assert_eq!(held(&[0, 40], 2, 30), 0, "none is under way");
+        assert_eq!(held(&[0, 40, 900], 2, 30), 0, "the next comes much later");
+        assert_eq!(held(&[0, 40, 80], 1, 1), 0, "nothing else is to be done");
+    }
+
+    #[test]
+    fn what_a_slow_device_owes_for_long_is_not_waited_for() {
+        const TOOK: Duration = Duration::from_millis(2);
+        let (answers, start) = (Answers::of(30), Instant::now());
+        let after = |microseconds| start + Duration::from_micros(microseconds);
+        answers.begun(start, TOOK);
+        answers.begun(after(400), TOOK);
+        let (reply, mut caller) = awaited();
+        answers.add(reply, refusal(), (after(400), after(2400)), TOOK, 30);
+        assert!(caller.look().is_ok(), "the first hangs, or has come to nothing");
+        (0..100).for_each(|at| answers.begun(after(at), TOOK));
+        assert_eq!(answers.held().under_way.len(), 30, "no more than there are threads");
     }
 
     #[test]
@@ -275,7 +338,7 @@ mod tests {
                 let (reply, awaited) = awaited();
                 callers.push((gone & 1 << caller == 0).then_some(awaited));
                 let (now, took) = (Instant::now(), Duration::from_micros(1));
-                answers.add(reply, refusal(), now, took, 100);
+                answers.add(reply, refusal(), (now, now), took, 100);
             }
             answers.hand_out();
             // In any order: the one who hands out may be the last to look.
@@ -293,7 +356,8 @@ mod tests {
         let (first, mut kept) = awaited();
         let (second, leaves) = awaited();
         for reply in [first, second] {
-            answers.add(reply, refusal(), Instant::now(), Duration::from_micros(1), 100);
+            let now = Instant::now();
+            answers.add(reply, refusal(), (now, now), Duration::from_micros(1), 100);
         }
         answers.hand_out();
         drop(leaves);
@@ -307,7 +371,8 @@ mod tests {
         let (first, mut waits) = awaited();
         let (second, _sleeps) = awaited();
         for reply in [first, second] {
-            answers.add(reply, refusal(), Instant::now(), Duration::from_micros(1), 100);
+            let now = Instant::now();
+            answers.add(reply, refusal(), (now, now), Duration::from_micros(1), 100);
         }
         answers.hand_out();
         assert!(waits.look().is_err() && !answers.is_empty(), "the other was woken for both");

@@ -222,6 +222,7 @@ impl Worker {
         self.slot.state().current = Some((job, started));
         self.pool.watcher.wake_if_asleep();
         let present = self.pool.token.module().generation();
+        self.pool.answers.begun(started, self.pace.unwrap_or_default());
         let signed = self.sign(key, &order.input);
         let took = started.elapsed();
         let outcome = signed.and_then(|Signed { signature, looked_up }| {
@@ -237,7 +238,7 @@ impl Worker {
             self.seat = None;
         }
         let Some((job, _)) = self.slot.state().current.take() else { return false };
-        self.conclude(job, outcome, took, On { generation, fresh });
+        self.conclude(job, outcome, (started, took), On { generation, fresh });
         true
     }
 
@@ -266,14 +267,20 @@ impl Worker {
     }
 
     /// Answers a job or has it tried again.
-    fn conclude(&mut self, job: Job, outcome: Result<Signature, Trouble>, took: Duration, on: On) {
+    fn conclude(
+        &mut self,
+        job: Job,
+        outcome: Result<Signature, Trouble>,
+        (started, took): (Instant, Duration),
+        on: On,
+    ) {
         match outcome {
             Ok(signature) => {
                 job.order.key.metrics.signed(took);
                 self.naps = 0;
                 self.pool.device_works();
                 self.pool.queue.note_pace(took);
-                self.answer(job, Ok(signature), took);
+                self.answer(job, Ok(signature), started, took);
             }
             Err(Trouble::Wrong) => self.wrong(job, verification::wrong),
             Err(Trouble::Malformed(source)) => {
@@ -292,14 +299,14 @@ impl Worker {
     }
 
     /// Answers a job, together with others if more work waits.
-    fn answer(&mut self, job: Job, answer: Answer, took: Duration) {
+    fn answer(&mut self, job: Job, answer: Answer, started: Instant, took: Duration) {
         let pace = took.min(self.pace.map_or(took, |pace| pace + pace / 8));
         self.pace = Some(pace);
         let now = Instant::now();
         // One that is wanted sooner than that cannot wait for its neighbours.
         let hurry = job.order.urgency.deadline < now + Answers::LONGEST;
         let waiting = if hurry { 0 } else { self.pool.queue.len() };
-        self.pool.answers.add(job.reply, answer, now, pace, waiting);
+        self.pool.answers.add(job.reply, answer, (started, now), pace, waiting);
     }
 
     /// A wrong signature is never released. The session that gave it is, and the job tried once more.
