@@ -22,6 +22,7 @@ use crate::front_ends::FrontEndDesk;
 use crate::services::Services;
 use crate::status::Failure;
 
+#[derive(Clone)]
 pub(crate) struct Admin {
     mint: Arc<Mint>,
     keys: Arc<dyn KeyStore>,
@@ -155,13 +156,16 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<wire::RetireKeyRequest>,
     ) -> Result<Response<wire::RetireKeyResponse>, Status> {
-        let caller = caller(&request)?;
+        let (admin, caller) = (self.clone(), caller(&request)?);
         let request = request.into_inner();
-        let key = Excerpt::of(&request.name);
-        let end = self.retire(request).await;
-        let end = self.told(&caller, "retirement of a key", || Some(key.clone()), end)?;
-        tracing::info!(%caller, %key, certificates_end = %end, "key retired");
-        Ok(Response::new(wire::RetireKeyResponse { certificates_end: end.unix() }))
+        to_its_end(async move {
+            let key = Excerpt::of(&request.name);
+            let end = admin.retire(request).await;
+            let end = admin.told(&caller, "retirement of a key", || Some(key.clone()), end)?;
+            tracing::info!(%caller, %key, certificates_end = %end, "key retired");
+            Ok(wire::RetireKeyResponse { certificates_end: end.unix() })
+        })
+        .await
     }
 
     async fn get_log_head(
@@ -177,15 +181,19 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<wire::EnrollFrontEndRequest>,
     ) -> Result<Response<wire::EnrollFrontEndResponse>, Status> {
-        let caller = caller(&request)?;
+        let (admin, caller) = (self.clone(), caller(&request)?);
         let request = request.into_inner();
-        let (name, existing) = (Excerpt::of(&request.name), (request.replace, request.again));
-        let answer = self.front_ends.enroll(request, &caller).await;
-        let answer =
-            self.told(&caller, "enrolment of a front end", || Some(name.clone()), answer)?;
-        let (replace, again) = existing;
-        tracing::info!(%caller, front_end = %name, replace, again, "key of a front end enrolled");
-        Ok(Response::new(answer))
+        let (name, replace, again) = (Excerpt::of(&request.name), request.replace, request.again);
+        let (what, subject) = ("enrolment of a front end", || Some(name.clone()));
+        let minted = self.front_ends.mint_first(&request, &caller).await;
+        let minted = self.told(&caller, what, subject, minted)?;
+        to_its_end(async move {
+            let answer = admin.front_ends.enroll(minted).await;
+            let answer = admin.told(&caller, what, || Some(name.clone()), answer)?;
+            tracing::info!(%caller, front_end = %name, replace, again, "key of a front end enrolled");
+            Ok(answer)
+        })
+        .await
     }
 
     async fn list_front_ends(
@@ -211,14 +219,28 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<wire::WithdrawFrontEndRequest>,
     ) -> Result<Response<wire::FrontEnd>, Status> {
-        let caller = caller(&request)?;
-        let name = Excerpt::of(&request.get_ref().name);
-        let ended = self.front_ends.withdraw(&request.get_ref().name).await;
-        let ended =
-            self.told(&caller, "withdrawal of a front end", || Some(name.clone()), ended)?;
-        tracing::info!(%caller, front_end = %name, "front end withdrawn");
-        Ok(Response::new(ended))
+        let (admin, caller) = (self.clone(), caller(&request)?);
+        let request = request.into_inner();
+        to_its_end(async move {
+            let name = Excerpt::of(&request.name);
+            let ended = admin.front_ends.withdraw(&request.name).await;
+            let subject = || Some(name.clone());
+            let ended = admin.told(&caller, "withdrawal of a front end", subject, ended)?;
+            tracing::info!(%caller, front_end = %name, "front end withdrawn");
+            Ok(ended)
+        })
+        .await
     }
+}
+
+/// Does what changes something in a task of its own, for whoever asks may leave: what has been committed by then is to
+/// have its line all the same.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<Response<T>, Status> {
+    let broken_off =
+        |_| Err(Status::internal("broken off; ask whether it was done, and try again"));
+    tokio::spawn(work).await.unwrap_or_else(broken_off).map(Response::new)
 }
 
 fn recorded((name, known): (&KeyName, &KnownKey)) -> wire::RecordedKey {

@@ -8,9 +8,9 @@ use ca_core::clock::{Clock, Timestamp};
 use ca_core::csr::{Csr, VerifiedCsr};
 use ca_core::excerpt::Excerpt;
 use ca_core::frontend::{
-    Budgets, Certified, CheckedRenewal, DnsScope, EnrolledKey, Enrolment, Existing, FrontEnd,
-    FrontEndError, FrontEndName, FrontEnds, Grants, KeyKinds, PathScope, Rate, Rates, Shown, Terms,
-    TermsError, Wanted,
+    Budgets, Certified, Checked, CheckedRenewal, DnsScope, EnrolledKey, Enrolment, Existing,
+    FrontEnd, FrontEndError, FrontEndName, FrontEnds, Grants, KeyKinds, PathScope, Rate, Rates,
+    Shown, Terms, TermsError, Wanted,
 };
 use ca_core::id::TrustDomain;
 use ca_core::issuer::X509Svid;
@@ -28,12 +28,20 @@ use crate::status::{Document, Failure};
 
 /// How long an SVID may take to be minted, its wait included.
 const LONGEST_MINT: Duration = Duration::from_secs(20);
-/// How long a renewal may take to be recorded.
+/// How long it may take to be recorded.
 const LONGEST_COMMIT: Duration = Duration::from_secs(20);
 /// Most bytes of an answer that lists front ends, about. Clients take four times as much.
 const LIST_BYTES: usize = 1 << 20;
 /// Most front ends in an answer.
 const LIST_ENTRIES: usize = 256;
+
+/// The first SVID of a front end, or of a key of it. It is nobody's before its key is recorded.
+pub(crate) struct Enrolling {
+    checked: Checked,
+    key: Certified,
+    svid: X509Svid,
+    asked_at: Timestamp,
+}
 
 /// The next SVID of a front end. It is nobody's before its key is recorded.
 pub(crate) struct Renewal {
@@ -60,18 +68,27 @@ impl FrontEndDesk {
         Self { front_ends, pipeline, clock }
     }
 
-    /// Nothing is minted for who would not be recorded, and nothing is handed out that is not.
+    /// Mints the SVID of an enrolment. Nothing is minted for who would not be recorded.
+    pub(crate) async fn mint_first(
+        &self,
+        request: &wire::EnrollFrontEndRequest,
+        caller: &Caller,
+    ) -> Result<Enrolling, Failure> {
+        let enrolment = enrolment(request)?;
+        let csr = proven(&request.csr)?;
+        let (fingerprint, asked_at) = (*csr.key.public_key().fingerprint(), self.clock.now());
+        let checked = self.front_ends.check(&enrolment, &fingerprint, asked_at).await?;
+        let (svid, key) = self.mint(checked.name(), csr, caller, Class::New).await?;
+        Ok(Enrolling { checked, key, svid, asked_at })
+    }
+
+    /// Records an enrolment, and hands out its SVID: nothing is handed out that is not recorded.
     pub(crate) async fn enroll(
         &self,
-        request: wire::EnrollFrontEndRequest,
-        caller: &Caller,
+        enrolling: Enrolling,
     ) -> Result<wire::EnrollFrontEndResponse, Failure> {
-        let enrolment = enrolment(&request)?;
-        let csr = proven(&request.csr)?;
-        let (fingerprint, now) = (*csr.key.public_key().fingerprint(), self.clock.now());
-        let checked = self.front_ends.check(&enrolment, &fingerprint, now).await?;
-        let (svid, key) = self.mint(checked.name(), csr, caller, Class::New).await?;
-        let front_end = self.front_ends.enroll_checked(&checked, &key, now).await?;
+        let Enrolling { checked, key, svid, asked_at } = enrolling;
+        let front_end = in_time(self.front_ends.enroll_checked(&checked, &key, asked_at)).await?;
         Ok(wire::EnrollFrontEndResponse {
             front_end: Some(self.told(&front_end)),
             cert_chain: svid.chain().cloned().collect(),
@@ -99,12 +116,7 @@ impl FrontEndDesk {
     /// Records the key of a renewal, and hands out its SVID.
     pub(crate) async fn renew(&self, renewal: Renewal) -> Result<X509Svid, Failure> {
         let Renewal { checked, key, svid, asked_at } = renewal;
-        let recording = self.front_ends.renew_key(&checked, &key, asked_at);
-        let unknown = |_| {
-            let reason = format!("it has not answered within {} s", LONGEST_COMMIT.as_secs());
-            FrontEndError::Store(StoreError::Indeterminate { reason })
-        };
-        tokio::time::timeout(LONGEST_COMMIT, recording).await.map_err(unknown)??;
+        in_time(self.front_ends.renew_key(&checked, &key, asked_at)).await?;
         Ok(svid)
     }
 
@@ -162,7 +174,7 @@ impl FrontEndDesk {
 
     pub(crate) async fn withdraw(&self, name: &str) -> Result<wire::FrontEnd, Failure> {
         let name = FrontEndName::parse(name)?;
-        let withdrawn = self.front_ends.withdraw(&name, self.clock.now()).await?;
+        let withdrawn = in_time(self.front_ends.withdraw(&name, self.clock.now())).await?;
         Ok(self.told(&withdrawn))
     }
 
@@ -181,6 +193,17 @@ impl FrontEndDesk {
             spiffe_id: front_end.name().id(self.trust_domain()).as_str().to_owned(),
         }
     }
+}
+
+/// What is recorded, unless the store hangs: then nobody knows whether it was.
+async fn in_time<T>(
+    recording: impl Future<Output = Result<T, FrontEndError>>,
+) -> Result<T, FrontEndError> {
+    let unknown = |_| {
+        let reason = format!("it has not answered within {} s", LONGEST_COMMIT.as_secs());
+        FrontEndError::Store(StoreError::Indeterminate { reason })
+    };
+    tokio::time::timeout(LONGEST_COMMIT, recording).await.map_err(unknown)?
 }
 
 /// A CSR whose sender holds its key.

@@ -11,8 +11,8 @@
 //! then.
 //!
 //! No call into the module is waited for without an end. Those of threads that sign and those by which the
-//! library is brought back are looked after by the [`watch`]; managing keys has a time limit of its own, and
-//! opening a store is the only thing that lasts as long as the module does.
+//! library is brought back are looked after by the [`watch`]; opening a store and managing keys have a time
+//! limit of their own.
 
 mod answer;
 mod call;
@@ -93,11 +93,12 @@ impl Pkcs11Store {
     /// # Errors
     /// [`KeyError::Setup`] if a setting, the module, the token or the PIN's source is wrong,
     /// [`KeyError::Credentials`] if the token refuses the PIN (which is not tried again),
-    /// [`KeyError::Unavailable`] if the device fails.
+    /// [`KeyError::Unavailable`] if the device fails, or has not answered after 3 s and six times
+    /// [`Settings::stall_limit`].
     pub async fn open(settings: Settings, trust_domain: &str) -> Result<Self, KeyError> {
-        let place = settings.module.display().to_string();
+        let (module, limit) = (settings.module.clone(), managing(settings.stall_limit));
         let trust_domain = trust_domain.to_owned();
-        blocking::run(&place, move || Self::open_now(&settings, trust_domain)).await
+        starting(&module, limit, move || Self::open_now(&settings, trust_domain)).await
     }
 
     /// Loads the module and says which token the selector finds, without its PIN: shows that a
@@ -105,10 +106,11 @@ impl Pkcs11Store {
     ///
     /// # Errors
     /// [`KeyError::Setup`] if the module or the token is wrong, [`KeyError::Unavailable`] if the device may
-    /// be away.
+    /// be away, or has not answered for a minute.
     pub async fn find_token(module: &Path, token: &TokenSelector) -> Result<String, KeyError> {
-        let (module, token) = (module.to_owned(), token.clone());
-        blocking::run(&module.display().to_string(), move || token::find(&module, &token)).await
+        let (path, token) = (module.to_owned(), token.clone());
+        let limit = managing(Settings::STALL_LIMIT);
+        starting(module, limit, move || token::find(&path, &token)).await
     }
 
     fn open_now(settings: &Settings, trust_domain: String) -> Result<Self, KeyError> {
@@ -185,6 +187,31 @@ impl Pkcs11Store {
     fn takes_too_long(&self, reason: &str) -> KeyError {
         KeyError::Unavailable { place: self.description.place.clone(), reason: reason.to_owned() }
     }
+}
+
+/// Does with a module what comes before there is a store, no longer than that. What takes longer is left
+/// behind: it may hang for ever.
+async fn starting<T: Send + 'static>(
+    module: &Path,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, KeyError> + Send + 'static,
+) -> Result<T, KeyError> {
+    let place = format!("PKCS#11 module {}", module.display());
+    match tokio::time::timeout(limit, blocking::run(&place, work)).await {
+        Ok(result) => result,
+        Err(_) => Err(KeyError::Unavailable {
+            reason: format!(
+                "it has not answered for {} s; look at the device and at its client's log, then start again",
+                limit.as_secs()
+            ),
+            place,
+        }),
+    }
+}
+
+/// How long a call that manages keys may take, by how long one call into the module may.
+fn managing(stall_limit: Duration) -> Duration {
+    PATIENCE.saturating_add(stall_limit.saturating_mul(MANAGING))
 }
 
 impl Drop for Shared {
@@ -288,7 +315,7 @@ impl Shared {
 
     /// What a call that manages keys may take, and makes none.
     fn longest(&self) -> Duration {
-        PATIENCE + self.pool.inner().stall_limit * MANAGING
+        managing(self.pool.inner().stall_limit)
     }
 
     fn until(&self) -> Option<Instant> {

@@ -20,8 +20,8 @@ pub struct Settings {
     /// Where the user PIN is read from, once, when the store is opened.
     pub pin: SecretSource,
     /// Sessions that sign, each with a thread of its own, 1 to 1024. For a soft token the number of cores;
-    /// for hardware the wanted rate times the time of one signature, and half as much again
-    /// (`mintmark key probe` measures it). Too few leave the device idle, too many only add waiting.
+    /// for hardware the wanted rate times the time of one signature (`mintmark key probe` measures it), and one
+    /// in ten more. Too few leave the device idle, too many only add waiting.
     pub sessions: usize,
     /// Jobs that may wait for a session at most, 1 to 65536, however fast the device is: a bound on memory.
     pub queue: usize,

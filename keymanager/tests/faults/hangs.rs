@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyStore, KeyType, SignError, StoreHealth};
+use ca_core::key::{KeyError, KeyStore, KeyType, SignError, StoreHealth};
+use keymanager::Pkcs11Store;
 use keymanager::pkcs11::Settings;
 use pkcs11_proxy::cryptoki_sys::CKR_DEVICE_REMOVED;
 use pkcs11_proxy::{Effect, Function, When};
 
-use crate::bench::{Bench, LONG, Opened, name, sign, signers, until};
+use crate::bench::{Bench, DOMAIN, LONG, Opened, name, sign, signers, until};
 use crate::load::{Load, Margin, SLACK, Tally};
 
 const STALL: Duration = Duration::from_millis(400);
@@ -42,6 +43,24 @@ async fn a_call_that_hangs_is_answered_by_another_thread_and_its_own_is_replaced
     until("its session is closed", || bench.device.sessions_open() == 3).await;
     assert_eq!(bench.figures.sessions("hanging"), 0);
     opened.warm_up(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opening_a_store_does_not_last_as_long_as_a_call_that_hangs() {
+    let bench = Bench::new();
+    for function in [Function::GetTokenInfo, Function::OpenSession, Function::Login] {
+        bench.fault(function, When::Nth(1), Effect::Hang(Duration::MAX));
+        let settings = Settings { stall_limit: Duration::from_millis(100), ..bench.settings() };
+        let started = Instant::now();
+        let error = Pkcs11Store::open(settings, DOMAIN).await.unwrap_err();
+        let took = started.elapsed();
+        assert!(matches!(error, KeyError::Unavailable { .. }), "{function:?}: {error}");
+        assert!(error.to_string().contains("has not answered for 3 s"), "{function:?}: {error}");
+        assert!(took < Duration::from_secs(6), "{function:?}: {took:?}");
+        bench.device.release();
+        until("the end of what was left behind", || bench.device.sessions_open() == 0).await;
+    }
+    Opened::of(bench.settings()).await.signs().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ca_core::clock::Clock;
 use keymanager::memory::Protection;
+use tokio::runtime::Runtime;
 
+use super::run_on;
 use crate::cli::{Dev, Output};
 use crate::dev::{Home, KeyKind, Report, Session};
 use crate::exit::Failure;
@@ -29,8 +31,7 @@ pub(super) fn run(
     let log = home.log_file().map_err(Failure::failed)?;
     let log_levels = telemetry::start(Default::default(), log).map_err(Failure::failed)?;
     protection.log();
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    runtime.block_on(async {
+    run_on(Runtime::new().map_err(Failure::failed)?, async {
         let shutdown = shutdown_signal().map_err(Failure::failed)?;
         tokio::pin!(shutdown);
         let work =

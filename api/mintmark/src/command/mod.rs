@@ -13,10 +13,12 @@ mod x509;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ca_core::clock::Clock;
 use keymanager::memory::guard_process;
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use crate::cli::{self, Cli, Command, Shown};
 use crate::client::AdminClient;
@@ -74,11 +76,15 @@ pub fn run(cli: Cli, clock: Arc<dyn Clock>, out: &mut dyn Write) -> Result<(), F
 
 /// Runs a client command; one thread is plenty for one call.
 fn wait<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::failed)?
-        .block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    run_on(runtime.map_err(Failure::failed)?, work)
+}
+
+/// Runs work to its end. A call into a device or a disk that hangs by then is left behind, some seconds later.
+fn run_on<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    done
 }
 
 async fn healthcheck(socket: &Path, shown: Shown, out: &mut dyn Write) -> Result<(), Failure> {

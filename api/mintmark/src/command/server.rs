@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ca_core::clock::Clock;
 use keymanager::memory::Protection;
+use tokio::runtime::Runtime;
 
+use super::run_on;
 use crate::config;
 use crate::exit::Failure;
 use crate::server::{Role, Server, shutdown_signal};
@@ -23,8 +24,7 @@ pub(super) fn run(
     let log_levels =
         telemetry::start(settings.logging, Destination::StandardError).map_err(Failure::failed)?;
     protection.log();
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    let ended = runtime.block_on(async {
+    run_on(Runtime::new().map_err(Failure::failed)?, async {
         // Before anything slow: a start that is interrupted ends as cleanly as a server.
         let shutdown = shutdown_signal().map_err(Failure::failed)?;
         tokio::pin!(shutdown);
@@ -33,8 +33,5 @@ pub(super) fn run(
             () = &mut shutdown => return Ok(()),
         };
         Ok(Box::pin(server.serve(shutdown)).await?)
-    });
-    // A call into a device or a disk that hangs is left behind.
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    ended
+    })
 }

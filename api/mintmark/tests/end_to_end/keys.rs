@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use pkcs11_proxy::{Control, Function};
+use pkcs11_proxy::{Control, Effect, Function, Rule, When};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -199,22 +199,36 @@ fn a_probe_names_a_number_and_says_how_it_came_to_it() {
 
 #[test]
 fn a_probe_names_as_many_as_the_device_has_slots() {
-    let mut site = Site::with_token();
-    site.start().stop();
+    let (site, device) = site_behind_a_proxy();
     // A device of 30 slots that takes 20 ms for a signature: slow enough that no processor matters.
-    let control = site.path("control");
-    let device = Control::create(&control).unwrap();
     device.set_slots(30);
     device.set_latency(Function::Sign, Duration::from_millis(20));
-    let (module, proxy) = (site.token().module.clone(), pkcs11_proxy::module_path().unwrap());
-    site.set(&module, proxy.to_str().unwrap());
-    site.variables.push((pkcs11_proxy::MODULE_VARIABLE, module));
-    site.variables.push((pkcs11_proxy::CONTROL_VARIABLE, control.to_str().unwrap().to_owned()));
 
     let run = site.key(&["probe", "--seconds", "0.8", "--sessions", "128", "--output", "json"]);
     assert_eq!(run.code, Some(0), "{}", run.err);
     let found = json(&run.out)["saturated_by"].as_u64().unwrap_or_default();
     assert!((27..=33).contains(&found), "{}{}", run.err, run.out);
+}
+
+#[test]
+fn a_device_that_hangs_holds_up_no_command() {
+    let (mut site, device) = site_behind_a_proxy();
+    site.set("type = \"pkcs11\"\n", "type = \"pkcs11\"\nstall_limit = \"100ms\"\n");
+    for (function, said) in [
+        (Function::OpenSession, "has not answered for 3 s; look at the device"),
+        (Function::FindObjectsInit, "has not answered yet"),
+    ] {
+        let effect = Effect::Hang(Duration::MAX);
+        let hang = device.add(Rule { function, when: When::Every(1), effect }).unwrap();
+        for arguments in [&["list"][..], &["probe"]] {
+            let mut command = site.key_command(arguments);
+            let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            assert!(ends_within(&mut child, Duration::from_secs(20)), "{function:?} {arguments:?}");
+            site.run(child.wait_with_output().unwrap()).failed_saying(1, &[said]);
+        }
+        device.remove(hang);
+    }
 }
 
 #[test]
@@ -232,6 +246,19 @@ fn an_interrupted_probe_shows_what_it_has_found() {
     let report = json(&run.out);
     assert_eq!((&report["interrupted"], &report["saturated_by"]), (&true.into(), &Value::Null));
     assert!(!report["steps"].as_array().unwrap().is_empty());
+}
+
+/// A token with the keys of a server, behind a device that does as it is told.
+fn site_behind_a_proxy() -> (Site, Control) {
+    let mut site = Site::with_token();
+    site.start().stop();
+    let control = site.path("control");
+    let device = Control::create(&control).unwrap();
+    let (module, proxy) = (site.token().module.clone(), pkcs11_proxy::module_path().unwrap());
+    site.set(&module, proxy.to_str().unwrap());
+    site.variables.push((pkcs11_proxy::MODULE_VARIABLE, module));
+    site.variables.push((pkcs11_proxy::CONTROL_VARIABLE, control.to_str().unwrap().to_owned()));
+    (site, device)
 }
 
 fn ends_within(child: &mut Child, patience: Duration) -> bool {

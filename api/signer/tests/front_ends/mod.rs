@@ -221,3 +221,49 @@ async fn a_long_list_comes_in_pages() {
     assert_eq!(listed, names);
     assert!(pages > 1);
 }
+
+#[tokio::test]
+async fn what_is_changed_for_a_client_that_leaves_meanwhile_has_its_line() {
+    let server = TestServer::start().await;
+    let name = || "edge".to_owned();
+    for (fails, line) in [(1, "enrolment of a front end"), (0, "key of a front end enrolled")] {
+        let enrolment = request(&name(), terms(&["/edge"]));
+        let mut client = AdminClient::new(server.channel.clone());
+        let asking = async move { client.enroll_front_end(enrolment).await.map(drop) };
+        leaves_during_the_commit(&server, fails, asking).await;
+        eventually(|| server.log_text().contains(line), line).await;
+    }
+    let mut client = AdminClient::new(server.channel.clone());
+    let withdrawal = WithdrawFrontEndRequest { name: name() };
+    let asking = async move { client.withdraw_front_end(withdrawal).await.map(drop) };
+    leaves_during_the_commit(&server, 0, asking).await;
+    eventually(|| server.log_text().contains("front end withdrawn"), "withdrawn").await;
+}
+
+/// Asks for something and breaks off while it is being committed, after which so many commits fail.
+async fn leaves_during_the_commit(
+    server: &TestServer,
+    fails: usize,
+    asking: impl Future<Output = Result<(), Status>> + Send + 'static,
+) {
+    let before = server.record.commits();
+    server.record.hold();
+    server.record.fail(fails);
+    let asking = tokio::spawn(asking);
+    eventually(|| server.record.commits() > before, "it is committed").await;
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    // Long enough for its reset to come.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    server.record.release();
+}
+
+async fn eventually(holds: impl Fn() -> bool, what: &str) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}

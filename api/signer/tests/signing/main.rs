@@ -6,6 +6,8 @@ mod connection;
 mod control;
 #[path = "../../../transport/tests/support/credulous.rs"]
 mod credulous;
+#[path = "../support/held_store.rs"]
+mod held_store;
 mod hostile;
 mod raw;
 mod stage;

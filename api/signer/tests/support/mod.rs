@@ -1,5 +1,7 @@
 //! A server as it ships, on a socket of its own, with keys in memory.
 
+mod held_store;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +23,6 @@ use ca_core::pipeline::Pipeline;
 use ca_core::pipeline::admission::Bounds;
 use ca_core::pipeline::metrics::PipelineMetrics;
 use ca_core::serial::RandomSerials;
-use ca_core::store::Embedded;
 use ca_core::token::TokenSettings;
 use keymanager::SoftwareStore;
 use mintmark_signer::{AdminSocket, LogLevels, ServiceMetrics, Services, SocketError};
@@ -33,6 +34,8 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, fmt, reload};
+
+use held_store::HeldStore;
 
 /// The trust domain of every server here.
 pub(crate) const TRUST_DOMAIN: &str = "signer.test";
@@ -52,6 +55,8 @@ pub(crate) struct TestServer {
     pub(crate) keys: Arc<SoftwareStore>,
     /// The front ends, as the server sees them.
     pub(crate) front_ends: Arc<FrontEnds>,
+    /// Where front ends and keys are recorded.
+    pub(crate) record: Arc<HeldStore>,
     /// What was logged, as text.
     pub(crate) log: Arc<Mutex<Vec<u8>>>,
     stop: oneshot::Sender<()>,
@@ -106,7 +111,7 @@ impl TestServer {
             pipeline,
             clock: Arc::new(SystemClock),
             keys: keys.clone(),
-            record,
+            record: record.clone(),
             front_ends: Arc::clone(&front_ends),
             ca_ttl: LIFE,
             log: Origin::parse(LOG).expect("a name"),
@@ -129,6 +134,7 @@ impl TestServer {
             metrics,
             keys,
             front_ends,
+            record,
             log,
             stop,
             serving,
@@ -156,7 +162,7 @@ pub(crate) const LIFE: Duration = Duration::from_secs(86_400);
 struct Founded {
     authorities: Authorities,
     keys: Arc<SoftwareStore>,
-    record: Arc<Embedded>,
+    record: Arc<HeldStore>,
 }
 
 impl Founded {
@@ -174,7 +180,7 @@ impl Founded {
             refresh_hint: Duration::from_secs(300),
         };
         let keys = Arc::new(SoftwareStore::in_memory(TRUST_DOMAIN));
-        let record = Arc::new(Embedded::in_memory().expect("a store in memory"));
+        let record = Arc::new(HeldStore::default());
         let serials = RandomSerials::new();
         let authorities =
             authority::establish(&settings, &*record, &*keys, &serials, now(), urgency());

@@ -11,8 +11,10 @@ use ca_core::key::{
 use hdrhistogram::Histogram;
 use keymanager::Verification;
 use serde::Serialize;
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use super::super::run_on;
 use super::list::Store;
 use super::saturation::{Saturation, Search};
 use super::{Chosen, close, no_key};
@@ -60,8 +62,8 @@ struct Step {
 pub(super) fn probe(arguments: &ProbeKeys, screen: &mut Screen<'_>) -> Result<(), Failure> {
     let chosen = Chosen::load(&arguments.place)?;
     // Software keys sign where they are called: on every processor.
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    let report = runtime.block_on(measure(arguments, &chosen))?;
+    let runtime = Runtime::new().map_err(Failure::failed)?;
+    let report = run_on(runtime, measure(arguments, &chosen))?;
     if screen.form() == Output::Json {
         return screen.json(&report);
     }
