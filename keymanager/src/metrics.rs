@@ -33,6 +33,7 @@ pub struct Metrics {
     throttled: Family<StoreLabel, Counter>,
     rate: Family<StoreLabel, Gauge>,
     healthy: Family<StoreLabel, Gauge>,
+    usable: Family<KeyLabel, Gauge>,
     prepared: Family<AuthorityLabel, Gauge>,
 }
 
@@ -125,6 +126,11 @@ impl Metrics {
             self.healthy.clone(),
         );
         registry.register(
+            "usable",
+            "1 if the key's last probe was signed and verified, 0 if not",
+            self.usable.clone(),
+        );
+        registry.register(
             "prepared",
             "keys that were prepared and not yet taken",
             self.prepared.clone(),
@@ -160,7 +166,11 @@ impl StoreMetrics {
             let (store, key) = (label.store.clone(), label.key.clone());
             self.all.outcomes.get_or_create_owned(&OutcomeLabel { store, key, outcome })
         };
+        let usable = self.all.usable.get_or_create_owned(&label);
+        // It is found by a signature; what comes of it, the probes tell.
+        usable.set(1);
         KeyMetrics {
+            usable,
             waited: self.all.waited.get_or_create_owned(&self.label),
             signed: self.all.signed.get_or_create_owned(&label),
             wrong: self.all.wrong.get_or_create_owned(&label),
@@ -228,6 +238,7 @@ impl StoreMetrics {
 /// The figures of one key, looked up once.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyMetrics {
+    usable: Gauge,
     waited: Durations,
     signed: Durations,
     wrong: Counter,
@@ -251,6 +262,11 @@ impl KeyMetrics {
     /// The device signed, and took so long.
     pub(crate) fn signed(&self, time: Duration) {
         self.signed.observe(time);
+    }
+
+    /// Whether its last probe was signed and verified.
+    pub(crate) fn usable(&self, usable: bool) {
+        self.usable.set(usable.into());
     }
 
     /// A signature did not verify.

@@ -142,6 +142,11 @@ impl Answers {
         }
     }
 
+    /// What was begun at that time comes to nothing.
+    pub(super) fn none_of(&self, begun: Instant) {
+        self.held().forget(begun);
+    }
+
     /// Adds an answer that was begun at one time and ready at the other, of a device that takes `pace` for
     /// one, while so many jobs wait.
     pub(super) fn add(
@@ -207,12 +212,16 @@ impl Held {
     /// How long it will be until another thread of a slow device has an answer. What should have been there
     /// a while ago may never be.
     fn next(&mut self, begun: Instant, now: Instant, pace: Duration) -> Duration {
-        if let Some(ended) = self.under_way.iter().position(|&other| other == begun) {
-            self.under_way.remove(ended);
-        }
+        self.forget(begun);
         let mut ends = self.under_way.iter().map(|&begun| begun + pace);
         let next = ends.find(|&end| end + Answers::SOON > now);
         next.map_or(Duration::MAX, |end| end.saturating_duration_since(now))
+    }
+
+    fn forget(&mut self, begun: Instant) {
+        if let Some(ended) = self.under_way.iter().position(|&other| other == begun) {
+            self.under_way.remove(ended);
+        }
     }
 
     fn take(&mut self) -> Batch {

@@ -93,7 +93,7 @@ pub(super) struct Inner {
     pub(super) probe_interval: Duration,
     /// What each thread is doing; those that hang and were replaced are no longer in it.
     pub(super) slots: Mutex<Vec<Arc<Slot>>>,
-    /// The keys that are in use; the one to probe with is the last.
+    /// The keys that are in use.
     keys: Mutex<Vec<Weak<Facts>>>,
     pub(super) watcher: Watcher,
     pub(super) recovery: Recovery,
@@ -254,16 +254,12 @@ impl Inner {
         keys.push(Arc::downgrade(key));
     }
 
-    /// The key to probe with, if one is in use. One whose last probe failed comes after the others: it may
-    /// be the key that is gone, and not the device.
-    pub(super) fn key_to_probe(&self, last_failed: bool) -> Option<Arc<Facts>> {
+    /// The keys that are in use, and not retired.
+    pub(super) fn keys_in_use(&self) -> Vec<Arc<Facts>> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.retain(|known| known.strong_count() > 0);
-        if last_failed && !keys.is_empty() {
-            keys.rotate_right(1);
-        }
         let usable = |key: &Arc<Facts>| key.retired.check(&key.name).is_ok();
-        keys.iter().rev().filter_map(Weak::upgrade).find(usable)
+        keys.iter().filter_map(Weak::upgrade).filter(usable).collect()
     }
 
     /// Takes nothing in any more and answers all that waits.

@@ -16,6 +16,8 @@ pub(super) struct Recovery {
     health: Mutex<Health>,
     errors: DeviceErrors,
     under_way: AtomicBool,
+    /// The library was brought back, and nothing has been signed since.
+    unproven: AtomicBool,
     /// The call by which a recovery looks whether the token can be used.
     trial: Stopwatch,
 }
@@ -32,6 +34,7 @@ impl Default for Recovery {
             health: Mutex::new(Health { state: StoreHealth::Good, trouble: String::new() }),
             errors: DeviceErrors::default(),
             under_way: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
             trial: Stopwatch::default(),
         }
     }
@@ -57,12 +60,7 @@ impl Inner {
 
     /// The answer to who asks a pool that has ended.
     pub(super) fn stopped(&self, key: String) -> SignError {
-        let health = self.state();
-        if health.is_final() {
-            let reason = health.state.reason().unwrap_or_default().to_owned();
-            return SignError::Refused { key, reason };
-        }
-        SignError::Unavailable { key, reason: "the key store is closed".to_owned() }
+        ended(&self.state().state, key)
     }
 
     /// Why there was no signature in time, as far as it is known.
@@ -89,6 +87,7 @@ impl Inner {
     /// A probe was signed, or was not.
     pub(super) fn probed(&self, outcome: Result<(), String>) {
         let place = self.token.place();
+        self.recovery.unproven.store(false, Ordering::SeqCst);
         match outcome {
             Ok(()) => {
                 if let Some(StoreHealth::Ailing(_)) = self.good() {
@@ -105,12 +104,12 @@ impl Inner {
 
     /// The end: nothing that this process can do by itself helps.
     pub(super) fn fail(&self, end: StoreHealth) {
-        let reason = end.reason().unwrap_or_default().to_owned();
-        if self.set(end, false).is_none() {
+        if self.set(end.clone(), false).is_none() {
             return;
         }
+        let reason = end.reason().unwrap_or_default();
         tracing::error!(place = self.token.place(), reason, "keys are lost to this process");
-        self.close(|key| SignError::Refused { key, reason: reason.clone() });
+        self.close(|key| ended(&end, key));
         self.queue.resume();
     }
 
@@ -137,14 +136,40 @@ impl Inner {
     }
 }
 
+/// The answer of a store that has come to that end: of a hanging module another process may be free, a refused PIN
+/// stays refused.
+fn ended(health: &StoreHealth, key: String) -> SignError {
+    let reason = health.reason().unwrap_or("the key store is closed").to_owned();
+    match health {
+        StoreHealth::Lost(_) => SignError::Refused { key, reason },
+        _ => SignError::Unavailable { key, reason },
+    }
+}
+
 /// What a call of a recovery may take beyond the stall limit: a start or a login over a network takes seconds.
 const STARTING: Duration = Duration::from_secs(5);
 
 /// How the library is brought back.
 impl Inner {
-    /// A signature was good.
+    /// A signature was good. The first one after a recovery has been verified, as that of every handle that was just
+    /// looked up.
     pub(super) fn device_works(&self) {
         self.recovery.errors.forget();
+        // Read first, as there.
+        let unproven = &self.recovery.unproven;
+        if unproven.load(Ordering::Relaxed) && unproven.swap(false, Ordering::SeqCst) {
+            self.probed(Ok(()));
+        }
+    }
+
+    /// Whether the library is being brought back.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.recovery.under_way.load(Ordering::SeqCst)
+    }
+
+    /// Whether the library was brought back, and nothing has been signed since.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.recovery.unproven.load(Ordering::SeqCst)
     }
 
     /// The device as a whole failed. Says whether that was once too often: the library has lost it.
@@ -160,12 +185,21 @@ impl Inner {
         }
         self.recovery.under_way.store(true, Ordering::SeqCst);
         self.watcher.wake_if_asleep();
-        if self.bring_back(seen, cause) {
-            self.good();
+        let is_back = self.bring_back(seen, cause);
+        if is_back {
+            // A device that lets in may still not sign. A store without keys has nothing else to go by.
+            let unproven = !self.keys_in_use().is_empty();
+            self.recovery.unproven.store(unproven, Ordering::SeqCst);
+            if !unproven {
+                self.good();
+            }
             self.recovery.errors.recovered();
+        }
+        // Before others are let in, of whom one may begin the next.
+        self.recovery.under_way.store(false, Ordering::SeqCst);
+        if is_back {
             self.queue.resume();
         }
-        self.recovery.under_way.store(false, Ordering::SeqCst);
     }
 
     /// Says whether it is back; if not, the store has ended.

@@ -2,20 +2,22 @@
 //! is opened or the library brought back, hands out answers that are stuck behind one, and has a probe signed
 //! now and then.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ca_core::key::{Priority, SignError, ToBeSigned, Urgency};
+use ca_core::key::{KeyName, Priority, SignError, ToBeSigned, Urgency};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answer::{Awaited, awaited};
+use super::key::Facts;
 use super::pool::{Inner, Job, Order};
 use super::worker::Slot;
 
 /// How often it looks while anything is being signed. A finished answer waits no longer than this behind a
 /// call that hangs.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// Runs until the pool is dropped: calls may hang in a lost one too, and their callers are answered.
 pub(super) fn run(pool: &Arc<Inner>) {
@@ -97,25 +99,27 @@ fn try_elsewhere(pool: &Inner, mut job: Job) {
     }
 }
 
-/// The probe: whether the device signs, found out before a caller does.
+/// The probe: whether the device signs, found out before a caller does. The keys in use take turns.
 struct Probe {
     due: Instant,
-    answer: Option<Awaited>,
-    /// Whether the last one was not signed.
-    failed: bool,
+    turn: usize,
+    under_way: Option<(Arc<Facts>, Awaited)>,
+    /// The keys whose last probe was not signed.
+    failing: BTreeSet<KeyName>,
 }
 
 impl Probe {
     fn first(interval: Duration) -> Self {
-        Self { due: Instant::now() + interval, answer: None, failed: false }
+        let (turn, failing) = Default::default();
+        Self { due: Instant::now() + interval, turn, under_way: None, failing }
     }
 
     fn is_under_way(&self) -> bool {
-        self.answer.is_some()
+        self.under_way.is_some()
     }
 
     fn look(&mut self, pool: &Inner, now: Instant) {
-        if let Some(answer) = &mut self.answer {
+        if let Some((key, answer)) = &mut self.under_way {
             let outcome = match answer.look() {
                 // It has been verified.
                 Ok(Ok(_)) => Ok(()),
@@ -124,30 +128,51 @@ impl Probe {
                 Err(TryRecvError::Empty) if now < self.due => return,
                 Err(TryRecvError::Empty) => Err("the probe was not signed in time".to_owned()),
             };
-            self.answer = None;
-            self.failed = outcome.is_err();
+            let key = Arc::clone(key);
+            self.under_way = None;
             self.due = now + pool.probe_interval;
-            pool.probed(outcome);
-        } else if now >= self.due {
+            self.conclude(pool, &key, outcome);
+        } else if now >= self.due || pool.is_unproven() && !pool.is_recovering() {
             self.due = now + pool.stall_limit;
-            self.answer = ask(pool, now, self.failed);
-            if self.answer.is_none() {
+            self.under_way = self.ask(pool, now);
+            if self.under_way.is_none() {
                 self.due = now + pool.probe_interval;
             }
         }
     }
-}
 
-/// Asks for a probe, if there is a key and there is room.
-fn ask(pool: &Inner, now: Instant, last_failed: bool) -> Option<Awaited> {
-    let key = pool.key_to_probe(last_failed)?;
-    let mut nonce = [0; 32];
-    aws_lc_rs::rand::fill(&mut nonce).ok()?;
-    let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);
-    let input = pool.token.input(&message)?;
-    let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
-    let (reply, answer) = awaited();
-    // The signing thread verifies it, whatever is set for leaves.
-    let order = Order { key, message, verify: true, input, urgency, submitted: now };
-    pool.submit(Job::new(Arc::new(order), reply)).ok().map(|()| answer)
+    /// A key that fails while others sign is told of by itself: the device is not at fault, and what the other keys are
+    /// for goes on.
+    fn conclude(&mut self, pool: &Inner, key: &Facts, outcome: Result<(), String>) {
+        let keys = pool.keys_in_use();
+        self.failing.retain(|name| keys.iter().any(|key| key.name == *name));
+        key.metrics.usable(outcome.is_ok());
+        let news = match outcome {
+            Ok(()) => self.failing.remove(&key.name),
+            Err(_) => self.failing.insert(key.name.clone()),
+        };
+        if let (Err(reason), true) = (&outcome, news) {
+            tracing::error!(key = %key.name, reason, "a key does not sign");
+        }
+        if outcome.is_ok() || news || self.failing.len() == keys.len() {
+            pool.probed(outcome);
+        }
+    }
+
+    /// Asks for a probe by the next key, if there is one and there is room.
+    fn ask(&mut self, pool: &Inner, now: Instant) -> Option<(Arc<Facts>, Awaited)> {
+        let keys = pool.keys_in_use();
+        let key = keys.get(self.turn % keys.len().max(1)).map(Arc::clone)?;
+        self.turn = self.turn.wrapping_add(1);
+        let mut nonce = [0; 32];
+        aws_lc_rs::rand::fill(&mut nonce).ok()?;
+        let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);
+        let input = pool.token.input(&message)?;
+        let urgency = Urgency::within(Priority::Health, pool.stall_limit, now);
+        let (reply, answer) = awaited();
+        // The signing thread verifies it, whatever is set for leaves.
+        let order =
+            Order { key: Arc::clone(&key), message, verify: true, input, urgency, submitted: now };
+        pool.submit(Job::new(Arc::new(order), reply)).ok().map(|()| (key, answer))
+    }
 }

@@ -15,6 +15,7 @@ use super::object::Failure;
 use super::pool::{Inner, Job, rand_below};
 use super::queue::Turn;
 use super::token::TokenSession;
+use super::watch::TICK;
 use crate::verification;
 
 /// How often a job may fail for reasons of the device before its caller is told.
@@ -274,6 +275,9 @@ impl Worker {
         (started, took): (Instant, Duration),
         on: On,
     ) {
+        if outcome.is_err() {
+            self.pool.answers.none_of(started);
+        }
         match outcome {
             Ok(signature) => {
                 job.order.key.metrics.signed(took);
@@ -304,7 +308,7 @@ impl Worker {
         self.pace = Some(pace);
         let now = Instant::now();
         // One that is wanted sooner than that cannot wait for its neighbours.
-        let hurry = job.order.urgency.deadline < now + Answers::LONGEST;
+        let hurry = job.order.urgency.deadline < now + Answers::LONGEST + 2 * TICK;
         let waiting = if hurry { 0 } else { self.pool.queue.len() };
         self.pool.answers.add(job.reply, answer, (started, now), pace, waiting);
     }
@@ -359,6 +363,7 @@ impl Worker {
     fn missing(&mut self, mut job: Job, reason: String, generation: u64) {
         // The generation does not change while the library cannot be finalised.
         if job.order.key.is_gone(generation) || job.tries >= MOST_TRIES {
+            self.pool.metrics.error("missing", "");
             let key = job.key_name();
             return job.reply.send(Err(SignError::Refused { key, reason }));
         }

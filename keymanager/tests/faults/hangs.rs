@@ -112,14 +112,14 @@ async fn a_device_on_which_every_call_hangs_is_lost_and_its_callers_are_told() {
     let tally = load.run(move |_| Instant::now() >= end).await;
     tally.check(&before, &bench.figures);
     assert_eq!(tally.signed, 0);
-    assert!(tally.refused > 0, "{tally:?}");
+    assert!(tally.unavailable > 0, "{tally:?}");
     let StoreHealth::Stuck(reason) = opened.health() else { panic!("{:?}", opened.health()) };
     assert!(
         reason.contains("calls hang in the PKCS#11 module; start the process anew"),
         "{reason}"
     );
     let error = opened.sign(LONG).await.unwrap_err();
-    assert!(matches!(error, SignError::Refused { .. }), "{error}");
+    assert!(matches!(error, SignError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("start the process anew"), "{error}");
     bench.device.clear_rules();
     bench.device.release();
@@ -218,7 +218,7 @@ async fn a_device_on_which_no_session_can_be_opened_either_is_stuck_with_one_ses
     bench.fault(Function::OpenSession, When::Every(1), Effect::Hang(Duration::MAX));
     bench.fault(Function::Sign, When::Nth(1), Effect::Hang(Duration::MAX));
     let error = opened.sign(LONG).await.unwrap_err();
-    assert!(matches!(error, SignError::Refused { .. }), "{error}");
+    assert!(matches!(error, SignError::Unavailable { .. }), "{error}");
     assert!(matches!(opened.health(), StoreHealth::Stuck(_)), "{:?}", opened.health());
     assert_eq!(bench.figures.sessions("hanging"), 2);
     bench.device.clear_rules();
@@ -239,7 +239,7 @@ async fn a_library_that_hangs_while_it_is_brought_back_is_stuck() {
         // An initialisation may take some seconds.
         assert!(started.elapsed() > STALL + Duration::from_secs(4), "{:?}", started.elapsed());
         assert!(started.elapsed() < STALL + Duration::from_secs(8), "{:?}", started.elapsed());
-        assert!(matches!(error, SignError::Refused { .. }), "{error}");
+        assert!(matches!(error, SignError::Unavailable { .. }), "{error}");
         let StoreHealth::Stuck(reason) = opened.health() else { panic!("{:?}", opened.health()) };
         assert!(reason.contains("hangs while it is brought back; start the process"), "{reason}");
         assert_eq!(bench.figures.sum("healthy", &[]), 0);
