@@ -14,6 +14,7 @@ pub mod memory;
 pub mod metrics;
 pub mod pkcs11;
 pub mod pkcs11_uri;
+mod probes;
 #[cfg(any(feature = "aws-kms", feature = "transit"))]
 pub mod remote;
 mod retirement;

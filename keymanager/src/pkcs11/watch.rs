@@ -2,18 +2,18 @@
 //! is opened or the library brought back, hands out answers that are stuck behind one, and has a probe signed
 //! now and then.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyName, Priority, SignError, ToBeSigned, Urgency};
+use ca_core::key::{Priority, SignError, ToBeSigned, Urgency};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answer::{Awaited, awaited};
 use super::key::Facts;
 use super::pool::{Inner, Job, Order};
 use super::worker::Slot;
+use crate::probes::Probes;
 
 /// How often it looks while anything is being signed. A finished answer waits no longer than this behind a
 /// call that hangs.
@@ -99,19 +99,16 @@ fn try_elsewhere(pool: &Inner, mut job: Job) {
     }
 }
 
-/// The probe: whether the device signs, found out before a caller does. The keys in use take turns.
+/// The probe: whether the device signs, found out before a caller does.
 struct Probe {
     due: Instant,
-    turn: usize,
+    keys: Probes,
     under_way: Option<(Arc<Facts>, Awaited)>,
-    /// The keys whose last probe was not signed.
-    failing: BTreeSet<KeyName>,
 }
 
 impl Probe {
     fn first(interval: Duration) -> Self {
-        let (turn, failing) = Default::default();
-        Self { due: Instant::now() + interval, turn, under_way: None, failing }
+        Self { due: Instant::now() + interval, keys: Probes::default(), under_way: None }
     }
 
     fn is_under_way(&self) -> bool {
@@ -128,10 +125,14 @@ impl Probe {
                 Err(TryRecvError::Empty) if now < self.due => return,
                 Err(TryRecvError::Empty) => Err("the probe was not signed in time".to_owned()),
             };
-            let key = Arc::clone(key);
+            let in_use = pool.keys_in_use();
+            let names = in_use.iter().map(|key| &key.name);
+            let is_news = self.keys.conclude(&key.name, &key.metrics, &outcome, names);
             self.under_way = None;
             self.due = now + pool.probe_interval;
-            self.conclude(pool, &key, outcome);
+            if is_news {
+                pool.probed(outcome);
+            }
         } else if now >= self.due || pool.is_unproven() && !pool.is_recovering() {
             self.due = now + pool.stall_limit;
             self.under_way = self.ask(pool, now);
@@ -141,29 +142,9 @@ impl Probe {
         }
     }
 
-    /// A key that fails while others sign is told of by itself: the device is not at fault, and what the other keys are
-    /// for goes on.
-    fn conclude(&mut self, pool: &Inner, key: &Facts, outcome: Result<(), String>) {
-        let keys = pool.keys_in_use();
-        self.failing.retain(|name| keys.iter().any(|key| key.name == *name));
-        key.metrics.usable(outcome.is_ok());
-        let news = match outcome {
-            Ok(()) => self.failing.remove(&key.name),
-            Err(_) => self.failing.insert(key.name.clone()),
-        };
-        if let (Err(reason), true) = (&outcome, news) {
-            tracing::error!(key = %key.name, reason, "a key does not sign");
-        }
-        if outcome.is_ok() || news || self.failing.len() == keys.len() {
-            pool.probed(outcome);
-        }
-    }
-
     /// Asks for a probe by the next key, if there is one and there is room.
     fn ask(&mut self, pool: &Inner, now: Instant) -> Option<(Arc<Facts>, Awaited)> {
-        let keys = pool.keys_in_use();
-        let key = keys.get(self.turn % keys.len().max(1)).map(Arc::clone)?;
-        self.turn = self.turn.wrapping_add(1);
+        let key = self.keys.next(&pool.keys_in_use())?;
         let mut nonce = [0; 32];
         aws_lc_rs::rand::fill(&mut nonce).ok()?;
         let message = ToBeSigned::probe(nonce, *key.algorithms.first()?);

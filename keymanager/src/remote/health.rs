@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::Shared;
 use super::key::RemoteKey;
+use crate::probes::Probes;
 use crate::verification;
 
 /// How often.
@@ -17,29 +18,32 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Probes the keys in use, one after the other, for as long as their store is there.
 pub(super) async fn watch(store: Weak<Shared>) {
-    for round in 0.. {
+    let mut keys = Probes::default();
+    loop {
         sleep(PERIOD).await;
         let Some(shared) = store.upgrade() else { return };
-        if let Some(key) = key_in_use(&shared, round) {
-            drop(shared);
+        let next = keys.next(&shared.keys_in_use());
+        drop(shared);
+        if let Some(key) = next {
             let urgency = Urgency::within(Priority::Health, PATIENCE, Instant::now());
-            let outcome = sign_probe(&key, urgency).await;
-            key.shared.note_health(outcome.map_err(|error| error.to_string()));
+            let outcome = sign_probe(&key, urgency).await.map_err(|error| error.to_string());
+            let in_use = key.shared.keys_in_use();
+            let names = in_use.iter().map(|key| &key.name);
+            if keys.conclude(&key.name, &key.metrics, &outcome, names) {
+                key.shared.note_health(outcome);
+            }
         }
     }
 }
 
-fn key_in_use(shared: &Shared, round: usize) -> Option<Arc<RemoteKey>> {
-    let keys: Vec<_> = shared
-        .live()
-        .values()
-        .filter_map(Weak::upgrade)
-        .filter(|key| !key.retired.is_set())
-        .collect();
-    keys.get(round % keys.len().max(1)).map(Arc::clone)
-}
-
 impl Shared {
+    /// The keys that are in use, and not retired.
+    fn keys_in_use(&self) -> Vec<Arc<RemoteKey>> {
+        let keys = self.live();
+        let in_use = keys.values().filter_map(Weak::upgrade);
+        in_use.filter(|key| !key.retired.is_set()).collect()
+    }
+
     fn note_health(&self, outcome: Result<(), String>) {
         let place = &self.description.place;
         self.oversight.metrics.healthy(outcome.is_ok());
