@@ -200,7 +200,7 @@ impl Server {
             version: VERSION,
         };
         let signing = match settings.signing {
-            Some(address) => Some(front_end_listener(address, &services).await?),
+            Some((address, limits)) => Some(front_end_listener(address, limits, &services).await?),
             None => None,
         };
         let socket = AdminSocket::bind(&settings.admin.socket, settings.admin.group.as_deref())?;
@@ -289,6 +289,7 @@ impl Server {
 /// The listener for front ends, with a certificate of its own: it answers as soon as it is served.
 async fn front_end_listener(
     address: SocketAddr,
+    limits: Limits,
     services: &Services,
 ) -> Result<ReadyListener, SigningError> {
     let Services { pipeline, clock, front_ends, metrics, .. } = services;
@@ -300,7 +301,7 @@ async fn front_end_listener(
         // The authorities of a process are those of its start.
         bundle: watch::channel(Arc::clone(mint.bundle())).1,
         metrics: metrics.clone(),
-        limits: Limits::default(),
+        limits,
     };
     SigningListener::bind(address)?.prepare(signing).await
 }

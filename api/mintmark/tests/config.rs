@@ -15,6 +15,7 @@ use mintmark::config::{
     MetricsSection, Pkcs11Settings, ServerSection, Settings, SignerSection, StoreSection,
     SubjectSection, TemplateSection, TrustDomainSection,
 };
+use mintmark_signer::signing::Limits;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -494,6 +495,26 @@ fn the_annotated_sample_is_a_configuration() {
     let all_on = parse(&sample_all_on()).unwrap();
     assert!(all_on.admin.group.is_some() && all_on.authorities.tokens.issuer.is_some());
     assert!(settings.metrics.is_none() && all_on.metrics.is_some());
+}
+
+#[test]
+fn a_signing_listener_serves_as_many_as_is_said() {
+    let with = |lines: &str| parse(&format!("{MINIMAL}\n[signer]\n{lines}"));
+    let (address, usual) = with("listen = \"10.0.0.5:8443\"").unwrap().signing.unwrap();
+    assert_eq!((address.port(), usual), (8443, Limits::default()));
+    let set = "connections = 4096\nconnections_per_front_end = 4000\nhandshakes_per_address = 256";
+    let (_, limits) = with(&format!("listen = \"10.0.0.5:8443\"\n{set}")).unwrap().signing.unwrap();
+    let said = (limits.connections, limits.connections_of_a_peer, limits.handshakes_of_an_address);
+    assert_eq!(said, (4096, 4000, 256));
+    for (line, part) in [
+        ("connections = 0", "connections = 0 is out of bounds; 1 to 65536"),
+        ("handshakes_per_address = 257", "handshakes_per_address = 257 is out of bounds; 1 to 256"),
+    ] {
+        let error = with(&format!("listen = \"10.0.0.5:8443\"\n{line}")).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let error = with("connections = 10").unwrap_err().to_string();
+    assert!(error.contains("means nothing without \"listen\""), "{error}");
 }
 
 #[test]

@@ -262,7 +262,7 @@ impl Failure {
                 | MintError::Jwt(TokenError::Sign(SignError::Busy { .. })),
             ) => Kind::Overload,
             _ if self.is_ours() => Kind::Failure,
-            Self::OverBudget(_) => Kind::Overload,
+            Self::OverBudget(_) | Self::FrontEnd(FrontEndError::Contended(_)) => Kind::Overload,
             Self::Item(authorise::Refusal::Policy(_)) => Kind::Policy,
             Self::Refused(_) | Self::Mint(..) | Self::KeyRecord(_) | Self::FrontEnd(_) => {
                 Kind::Policy
@@ -277,9 +277,8 @@ impl Failure {
             Self::KeyRecord(AuthorityError::KeyInUse { .. })
             | Self::Mint(_, MintError::X509(IssueError::LongTtl { .. }))
             | Self::Mint(_, MintError::NotAdmitted(_)) => false,
-            Self::FrontEnd(error) => {
-                matches!(error, FrontEndError::Store(_) | FrontEndError::Contended(_))
-            }
+            // Others were quicker: to be tried again, and nobody's fault.
+            Self::FrontEnd(error) => matches!(error, FrontEndError::Store(_)),
             Self::Mint(..)
             | Self::TooSlow { .. }
             | Self::KeyRecord(_)

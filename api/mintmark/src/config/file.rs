@@ -339,12 +339,18 @@ pub struct SubjectSection {
     pub common_name: Option<String>,
 }
 
-/// What may wait to be minted.
+/// What may wait to be minted, and who is served by TLS.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignerSection {
     /// Where front ends are served.
     pub listen: Option<Spanned<String>>,
+    /// How many connections of front ends may be open.
+    pub connections: Option<Spanned<u32>>,
+    /// Those of one front end, with all its instances.
+    pub connections_per_front_end: Option<Spanned<u32>>,
+    /// How many that have not shown who they are may come from one address.
+    pub handshakes_per_address: Option<Spanned<u32>>,
     /// MiB of all that waits.
     pub queue_memory_mib: Option<Spanned<u32>>,
     /// What is likely to wait longer is refused.

@@ -17,6 +17,7 @@ use ca_core::pipeline::admission::Bounds;
 use ca_core::token::TokenSettings;
 use keymanager::SecretSource;
 use mintmark_signer::admin_socket::LONGEST_PATH;
+use mintmark_signer::signing::Limits;
 use toml::Spanned;
 
 use super::Period;
@@ -49,8 +50,8 @@ pub struct Settings {
     pub issuing_mode: IssuingMode,
     /// How much may wait to be minted.
     pub queue: Bounds,
-    /// Where front ends are served, if anywhere.
-    pub signing: Option<SocketAddr>,
+    /// Where front ends are served, if anywhere, and how many.
+    pub signing: Option<(SocketAddr, Limits)>,
     /// The issuance log.
     pub log: IssuanceLogSettings,
     /// Where figures and health are told over HTTP, if anywhere.
@@ -119,8 +120,7 @@ impl Settings {
         let issuing_mode = delegation.mode(&authorities);
         let admin = check.admin(file.server.admin);
         let metrics = file.metrics.listen.and_then(|written| check.address("listen", &written));
-        let signing =
-            file.signer.listen.as_ref().and_then(|written| check.address("listen", written));
+        let signing = check.signing(&file.signer);
         let keys: BTreeMap<String, KeySettings> = file
             .keys
             .into_inner()
@@ -412,6 +412,40 @@ impl Check<'_> {
             key_type: section.issuing_key_type.as_ref().map(|it| *it.get_ref()),
             long_ttl: long_ttl.unwrap_or_default(),
         }
+    }
+
+    fn signing(&mut self, section: &SignerSection) -> Option<(SocketAddr, Limits)> {
+        let usual = Limits::default();
+        let mut limit = |key, written: &Option<Spanned<u32>>, usual: usize, most| {
+            if let (Some(written), None) = (written, &section.listen) {
+                let problem = "means nothing without \"listen\"; remove it, or say where to listen";
+                self.refuse(written.span(), format!("key {key:?} {problem}"));
+            }
+            // No more than 65,536, all of them.
+            let usual = u32::try_from(usual).unwrap_or(most);
+            self.within(key, written.clone(), usual, most) as usize
+        };
+        let connections = limit("connections", &section.connections, usual.connections, 65_536);
+        let (per_front_end, per_address) =
+            (&section.connections_per_front_end, &section.handshakes_per_address);
+        let limits = Limits {
+            connections,
+            connections_of_a_peer: limit(
+                "connections_per_front_end",
+                per_front_end,
+                usual.connections_of_a_peer,
+                65_536,
+            ),
+            handshakes_of_an_address: limit(
+                "handshakes_per_address",
+                per_address,
+                usual.handshakes_of_an_address,
+                u32::try_from(usual.handshakes).unwrap_or(u32::MAX),
+            ),
+            ..usual
+        };
+        let address = self.address("listen", section.listen.as_ref()?)?;
+        Some((address, limits))
     }
 
     fn queue(&mut self, section: &SignerSection) -> Bounds {
