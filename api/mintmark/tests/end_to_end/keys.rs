@@ -66,6 +66,22 @@ fn an_administrator_prepares_keys_and_the_server_takes_them() {
 }
 
 #[test]
+fn half_a_key_in_the_token_is_passed_over_when_keys_are_made() {
+    let site = site_without_leave();
+    site.token().plant(CA_KEY, &[]);
+    site.token().tool(&["--delete-object", "--type", "privkey", "--label", CA_KEY]);
+    let made = json(&site.key(&["create", "--output", "json"]).succeeded());
+    assert_eq!(made["keys"][0]["name"], "mintmark/example.org/x509/2");
+    let notes = made["notes"].to_string();
+    assert!(notes.contains(&format!("{CA_KEY} is passed over")), "{notes}");
+
+    // A second key of a log would never be taken.
+    site.token().plant(LOG_KEY, &[]);
+    site.token().tool(&["--delete-object", "--type", "privkey", "--label", LOG_KEY]);
+    site.key(&["create", "--authority", "log"]).failed_saying(1, &[LOG_KEY, "is incomplete"]);
+}
+
+#[test]
 fn keys_are_retired_beside_a_server_as_without_one() {
     const SECOND: &str = "mintmark/example.org/x509/2";
     const THIRD: &str = "mintmark/example.org/x509/3";
