@@ -82,6 +82,24 @@ fn half_a_key_in_the_token_is_passed_over_when_keys_are_made() {
 }
 
 #[test]
+fn a_unit_is_started_again_as_the_docs_say_for_however_long_a_token_is_away() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
+    let page = fs::read_to_string(format!("{docs}/keys.md")).unwrap();
+    let (_, snippet) = page.split_once("```ini\n").unwrap();
+    let (snippet, _) = snippet.split_once("```").unwrap();
+    let needed = ["Restart=on-failure", "RestartPreventExitStatus=2 3", "StartLimitIntervalSec=0"];
+    for line in needed {
+        assert!(snippet.lines().any(|said| said == line), "{line}: {snippet}");
+    }
+    for role in ["signer", "server"] {
+        let unit = fs::read_to_string(format!("{docs}/systemd/mintmark-{role}.service")).unwrap();
+        for line in snippet.lines() {
+            assert!(unit.lines().any(|said| said == line), "{role}: {line}");
+        }
+    }
+}
+
+#[test]
 fn keys_are_retired_beside_a_server_as_without_one() {
     const SECOND: &str = "mintmark/example.org/x509/2";
     const THIRD: &str = "mintmark/example.org/x509/3";
