@@ -100,6 +100,18 @@ fn a_unit_is_started_again_as_the_docs_say_for_however_long_a_token_is_away() {
 }
 
 #[test]
+fn every_way_in_which_a_signature_fails_is_alerted() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/keys.md");
+    let page = fs::read_to_string(page).unwrap();
+    let rules = page.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
+    let outcomes = rules.split("mintmark_key_signatures_total{outcome=~\"").skip(1);
+    let mut alerted: Vec<&str> =
+        outcomes.flat_map(|rest| rest.split('"').next().unwrap().split('|')).collect();
+    alerted.sort_unstable();
+    assert_eq!(alerted, ["busy", "late", "malformed", "refused", "unavailable", "wrong"]);
+}
+
+#[test]
 fn keys_are_retired_beside_a_server_as_without_one() {
     const SECOND: &str = "mintmark/example.org/x509/2";
     const THIRD: &str = "mintmark/example.org/x509/3";
