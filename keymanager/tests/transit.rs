@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use ca_core::key::{
@@ -265,19 +266,28 @@ fn scripted(answers: &'static [(&str, &str, &str)]) -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut line = String::new();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            reader.read_line(&mut line).unwrap();
-            while reader.read_line(&mut String::new()).unwrap() > 2 {}
+            let line = request_line(&stream);
             let said = |(path, ..): &&(&str, &str, &str)| line.contains(path);
             let (_, status, body) = answers.iter().find(said).expect("a path of the script");
-            let length = body.len();
-            let head =
-                format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}");
-            write!(stream, "{head}\r\n\r\n{body}").unwrap();
+            answer(&mut stream, status, body);
         }
     });
     address
+}
+
+/// The first line of a request whose head has come.
+fn request_line(stream: &TcpStream) -> String {
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    reader.read_line(&mut line).unwrap();
+    while reader.read_line(&mut String::new()).unwrap() > 2 {}
+    line
+}
+
+fn answer(stream: &mut TcpStream, status: &str, body: &str) {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}");
+    write!(stream, "{head}\r\n\r\n{body}").unwrap();
 }
 
 const LIVING: (&str, &str, &str) =
@@ -325,6 +335,105 @@ async fn a_token_is_renewed_before_it_ends() {
     for _ in 0..8 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         sign(&key).await.unwrap();
+    }
+}
+
+/// A server that leaves the first renewal unanswered; tells of each that comes.
+fn silent_at_first(life: Duration) -> (String, Receiver<Instant>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (renewals, told) = mpsc::channel();
+    let seconds = life.as_secs();
+    let auth = format!(r#"{{"auth":{{"lease_duration":{seconds},"renewable":true}}}}"#);
+    let data = format!(r#"{{"data":{{"ttl":{seconds},"renewable":true,"expire_time":"soon"}}}}"#);
+    std::thread::spawn(move || {
+        let mut silent = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let line = request_line(&stream);
+            let renews = line.contains("renew-self");
+            if renews {
+                let _ = renewals.send(Instant::now());
+                if silent.is_empty() {
+                    silent.push(stream);
+                    continue;
+                }
+            }
+            match line {
+                line if line.contains("lookup-self") => answer(&mut stream, "200 OK", &data),
+                line if line.contains("keys?list") => answer(&mut stream, "404 Not Found", ""),
+                _ => answer(&mut stream, "200 OK", &auth),
+            }
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_without_an_answer_is_tried_again_before_the_token_ends() {
+    let bao = Bao::start();
+    // Halfway is 13 s, after 12 more the first renewal is given up: half a second later is the last moment.
+    let (address, renewals) = silent_at_first(Duration::from_secs(26));
+    let opened = Instant::now();
+    let _store = bao.try_open(Settings { address, ..bao.settings() }).await.unwrap();
+    let next = || renewals.recv_timeout(Duration::from_secs(28).saturating_sub(opened.elapsed()));
+    let first = next().expect("halfway");
+    let second = next().expect("before the end");
+    assert!(second.duration_since(first) > Duration::from_secs(11), "{opened:?} {first:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_took_the_place_of_a_refused_one_is_kept_alive_by_its_own_life() {
+    let hour = Duration::from_secs(3600);
+    for renewable in [true, false] {
+        let bao = Bao::start();
+        let old = [("renewable", renewable.into())];
+        let old = bao.server.token_with(RULES, hour, &old).unwrap();
+        bao.give(&old);
+        let (_store, key) = bao.key().await;
+        bao.give(&bao.token(Duration::from_secs(3)));
+        bao.server.revoke(&old).unwrap();
+        for _ in 0..6 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            sign(&key).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_prolonged_is_warned_of_before_it_ends_and_seldom_afterwards() {
+    let longest = [("renewable", true.into()), ("explicit_max_ttl", "5s".into())];
+    for (more, reason) in [
+        (&[("type", "batch".into())][..], "it cannot be renewed"),
+        (&longest, "it has reached its longest life"),
+    ] {
+        let bao = Bao::start();
+        let log = bao.home.path().join("log");
+        let lines = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(Arc::new(std::fs::File::create(&log).unwrap()));
+        let _logging = tracing::subscriber::set_default(lines.finish());
+        let warned = || {
+            let log = std::fs::read_to_string(&log).unwrap();
+            log.lines().filter(|line| line.contains("token is not renewed")).count()
+        };
+        bao.give(&bao.server.token_with(RULES, Duration::from_secs(5), more).unwrap());
+        let (_store, key) = bao.key().await;
+        while warned() == 0 {
+            sign(&key).await.expect("it has not ended");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        sign(&key).await.expect("it has not ended");
+        let log = std::fs::read_to_string(&log).unwrap();
+        assert!(log.contains(reason) && log.contains("before it ends"), "{log}");
+
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        sign(&key).await.unwrap_err();
+        let then = warned();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(warned() <= then + 1, "{then}, then {}", warned());
+        bao.give(&bao.token(Duration::from_secs(3600)));
+        heals(&key).await;
     }
 }
 

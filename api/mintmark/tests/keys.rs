@@ -18,6 +18,7 @@ use mintmark::exit::Failure;
 use mintmark::server::{Role, Server, ServerError};
 use mintmark::{config, keys};
 use mintmark_signer::LogLevels;
+use peers::openbao::OpenBao;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -55,6 +56,24 @@ impl Site {
                     [server.admin]\nsocket = \"admin.sock\"\n[store]\ndir = \"store\"\n[issuing]\nkeys = \"main\"\nca_ttl = \"10d\"\n";
         fs::write(folder.path().join("mintmark.toml"), text).unwrap();
         Self(folder)
+    }
+
+    /// Moves `main` to the transit engine of a new server, with a token of these rules.
+    fn use_transit(&self, rules: &str) -> OpenBao {
+        let server = OpenBao::start().unwrap();
+        let token = server.token(rules, Duration::from_secs(3600)).unwrap();
+        let file = self.0.path().join("vault-token");
+        fs::write(&file, token.expose()).unwrap();
+        fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+        let address = server.address();
+        let section = format!(
+            "type = \"transit\"\naddress = \"{address}\"\naccess_token = {{ file = \"vault-token\" }}"
+        );
+        let file = self.0.path().join("mintmark.toml");
+        let software = "type = \"software\"\ndir = \"keys\"\nseal_key = { file = \"seal.key\" }";
+        let text = fs::read_to_string(&file).unwrap().replace(software, &section);
+        fs::write(file, text).unwrap();
+        server
     }
 
     /// Runs `mintmark key` in this process at this time.
@@ -224,6 +243,39 @@ fn only_what_has_ended_a_day_ago_is_destroyed() {
     let left = site.json(later, &["list"]);
     assert_eq!(names(&left), ["mintmark/example.org/jwt/2", "mintmark/example.org/x509/2"]);
     site.serve(later);
+}
+
+#[test]
+fn a_key_that_its_store_does_not_destroy_holds_up_no_other() {
+    const KEPT: &str = "mintmark/example.org/jwt/1";
+    const GONE: &str = "mintmark/example.org/x509/1";
+    let site = Site::new();
+    let server = site.use_transit(
+        r#"path "transit/sign/mintmark.example.org.*" { capabilities = ["update"] }
+           path "transit/keys/mintmark.example.org.*" { capabilities = ["read", "update", "delete"] }
+           path "transit/keys/mintmark.example.org.jwt.1" { capabilities = ["read", "update"] }
+           path "transit/keys" { capabilities = ["list"] }"#,
+    );
+    site.serve(start());
+    let after = start().plus(10 * DAY).plus(Duration::from_secs(1));
+    site.serve(after);
+    let later = after.plus(DAY);
+    let (said, text, out) = site.failed(later, &["destroy", "--yes", "--output", "json"]);
+    assert_eq!(said, code(1), "{text}");
+    for part in ["1 of 2 keys were not destroyed", "not delete"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let key = |name: &str| {
+        let mut keys = report["keys"].as_array().unwrap().iter();
+        keys.find(|key| key["name"] == name).unwrap()
+    };
+    assert!(key(GONE)["destroyed"].is_string(), "{report}");
+    assert!(key(KEPT)["destroyed"].is_null(), "{report}");
+    assert!(key(KEPT)["not_destroyed"].as_str().unwrap().contains("not delete"), "{report}");
+    let left = site.json(later, &["list"]);
+    assert!(names(&left).contains(&KEPT) && !names(&left).contains(&GONE), "{left}");
+    drop(server);
 }
 
 #[test]

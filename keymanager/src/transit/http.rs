@@ -20,6 +20,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::Settings;
@@ -27,6 +28,9 @@ use crate::remote::wire::{Class, WireError};
 
 /// The longest that a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
+/// The longest that a request may take with all that belongs to it. Longer than callers with a limit of their
+/// own allow, so that theirs counts.
+const REQUEST: Duration = Duration::from_secs(12);
 /// The longest answer that is read, in bytes: a list of some ten thousand keys.
 const LONGEST_ANSWER: usize = 4 << 20;
 /// The longest part of the server's words in an error of ours, in characters.
@@ -66,7 +70,7 @@ impl Server {
         Ok(Self { client, address, namespace })
     }
 
-    /// One request; `path` begins after `/v1/`.
+    /// One request; `path` begins after `/v1/`. Ends within 12 s.
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -89,6 +93,13 @@ impl Server {
         let request = request.body(Full::new(body));
         let request = request
             .map_err(|error| WireError::new(Class::Refused, "request", error.to_string()))?;
+        timeout(REQUEST, self.exchange(request)).await.unwrap_or_else(|_| {
+            let reason = format!("it did not answer within {} s", REQUEST.as_secs());
+            Err(WireError::transient("timeout", reason))
+        })
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, WireError> {
         let answer = self.client.request(request).await.map_err(|error| not_reached(&error))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;

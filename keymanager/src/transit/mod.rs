@@ -17,6 +17,7 @@ use ca_core::key::{KeyError, KeyName, KeyType, Signature, SignatureAlgorithm, St
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 pub use settings::Settings;
 
@@ -52,7 +53,7 @@ pub async fn open(
     let tokens = Tokens::read(settings.token.clone()).await?;
     let server = blocking::run(&place, move || Server::new(&settings)).await?;
     check_health(&server).await.map_err(failed)?;
-    let life = patiently(|| async { lease(&server, &tokens.current()).await });
+    let life = patiently(|| async { lease(&server, &tokens.current(), Instant::now()).await });
     let life = life.await.map_err(|error| match error.class {
         Class::Credentials => KeyError::Setup {
             place: place.clone(),
@@ -60,8 +61,9 @@ pub async fn open(
         },
         _ => error.into_key_error(&place),
     })?;
+    let watch = tokens.watch();
     let session = Arc::new((server, tokens));
-    let renewal = OwnedTask::spawn(keep_alive(Arc::downgrade(&session), life));
+    let renewal = OwnedTask::spawn(keep_alive(Arc::downgrade(&session), watch, life));
     let transit = Transit { session, mount, place: place.clone(), _renewal: renewal };
     transit.list(trust_domain).await?;
     let description = StoreDescription {

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Weak;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ca_core::key::KeyError;
 use hyper::Method;
 use hyper::header::HeaderValue;
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use super::http::Server;
@@ -24,11 +25,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(500);
 /// How often a token without an end is looked at, in case it was replaced.
 const ENDLESS: Duration = Duration::from_secs(300);
+/// How often one that has ended, or whose end is not known, is looked at.
+const ENDED: Duration = Duration::from_secs(15);
+/// The server tells ends in whole seconds: one that is later by no more is the same.
+const ROUNDING: Duration = Duration::from_secs(1);
 
 /// The token of now, and where the next one comes from.
 pub(super) struct Tokens {
     source: SecretSource,
-    current: RwLock<Token>,
+    /// Wakes who keeps it alive when another takes its place.
+    current: watch::Sender<Token>,
     /// One caller at a time looks for another; holds when that was done last for each path, and what came of it.
     looked: tokio::sync::Mutex<BTreeMap<String, (Instant, WireError)>>,
 }
@@ -54,13 +60,18 @@ impl Tokens {
     /// Reads the token.
     pub(super) async fn read(source: SecretSource) -> Result<Self, KeyError> {
         let header = read(&source).await?;
-        let current = RwLock::new(Token { header, generation: 0 });
+        let current = watch::Sender::new(Token { header, generation: 0 });
         Ok(Self { source, current, looked: tokio::sync::Mutex::default() })
     }
 
     /// The token of now.
     pub(super) fn current(&self) -> Token {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.borrow().clone()
+    }
+
+    /// The token of now, and each that takes its place.
+    pub(super) fn watch(&self) -> watch::Receiver<Token> {
+        self.current.subscribe()
     }
 
     /// Another token than the one that was refused.
@@ -98,18 +109,22 @@ impl Tokens {
     /// Reads the source; says whether there is another token.
     async fn replace(&self) -> Result<bool, KeyError> {
         let header = read(&self.source).await?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.header == header {
-            return Ok(false);
+        let replaced = self.current.send_if_modified(|current| {
+            if current.header == header {
+                return false;
+            }
+            *current = Token { header, generation: current.generation + 1 };
+            true
+        });
+        if replaced {
+            tracing::info!(source = %self.source, "took a new token");
         }
-        *current = Token { header, generation: current.generation + 1 };
-        tracing::info!(source = %self.source, "took a new token");
-        Ok(true)
+        Ok(replaced)
     }
 
     /// Whether a token that was refused lives, and what it lacks; the rest of the reason.
     async fn diagnose(&self, server: &Server, token: &Token, asked: Asked<'_>) -> WireError {
-        match lease(server, token).await {
+        match lease(server, token, Instant::now()).await {
             Ok(_) => {
                 let lack = asked.lack(server, token).await;
                 WireError::new(Class::Refused, "403", format!("; the token is good, but {lack}"))
@@ -196,12 +211,21 @@ async fn read(source: &SecretSource) -> Result<HeaderValue, KeyError> {
     .await
 }
 
-/// How long a token lives from now on.
+/// How long a token lives, and whether it can be renewed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lease {
-    /// `None`: for ever.
-    left: Option<Duration>,
+    /// Of the token that it is about.
+    generation: u64,
+    life: Life,
     renewable: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Life {
+    Endless,
+    Until(Instant),
+    /// The server has not told.
+    Unknown,
 }
 
 #[derive(Deserialize)]
@@ -225,48 +249,109 @@ struct Renewed {
 }
 
 /// Asks how long a token lives; one that does not live is refused.
-pub(super) async fn lease(server: &Server, token: &Token) -> Result<Lease, WireError> {
+pub(super) async fn lease(
+    server: &Server,
+    token: &Token,
+    now: Instant,
+) -> Result<Lease, WireError> {
     let header = Some(&token.header);
     let answer = server.ask(Method::GET, "auth/token/lookup-self", header, None).await?;
     let found: LookUp = answer.data("look up the token")?;
-    let left = found.expire_time.map(|_| Duration::from_secs(found.ttl));
-    Ok(Lease { left, renewable: found.renewable })
+    let life = found.expire_time.map_or(Life::Endless, |_| Life::of(found.ttl, now));
+    Ok(Lease { generation: token.generation, life, renewable: found.renewable })
 }
 
-async fn renew(server: &Server, token: &Token) -> Result<Lease, WireError> {
+async fn renew(server: &Server, token: &Token, now: Instant) -> Result<Lease, WireError> {
     let header = Some(&token.header);
     let answer = server.ask(Method::POST, "auth/token/renew-self", header, None).await?;
     let renewed = answer.whole::<Renewal>("renew the token")?.auth;
-    let left = Some(Duration::from_secs(renewed.lease_duration));
-    Ok(Lease { left, renewable: renewed.renewable })
+    let life = Life::of(renewed.lease_duration, now);
+    Ok(Lease { generation: token.generation, life, renewable: renewed.renewable })
 }
 
-/// Keeps the token alive for as long as its user is there: halfway to its end, takes the next one if the
-/// source has another, and else renews it.
-pub(super) async fn keep_alive(wire: Weak<(Server, Tokens)>, mut lease: Lease) {
-    loop {
-        let pause = lease.left.map_or(ENDLESS, |left| left / 2).max(SHORTEST);
-        sleep(pause).await;
-        let Some(wire) = wire.upgrade() else { return };
-        let (server, tokens) = &*wire;
-        match next_lease(server, tokens, lease).await {
-            Ok(next) => lease = next,
-            Err(reason) => {
-                let left = lease.left.map(|left| left.saturating_sub(pause));
-                lease.left = left;
-                tracing::warn!(reason, source = %tokens.source, ?left, "the token is not renewed");
-            }
+impl Life {
+    fn of(seconds: u64, now: Instant) -> Self {
+        // More than an instant can tell is as good as for ever.
+        now.checked_add(Duration::from_secs(seconds)).map_or(Self::Endless, Self::Until)
+    }
+
+    /// What is left of a life that has an end, and one that is known.
+    fn left(self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Until(end) => Some(end.saturating_duration_since(now)),
+            Self::Endless | Self::Unknown => None,
+        }
+    }
+
+    fn is_longer_than(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Endless, _) | (_, Self::Unknown) => true,
+            (Self::Until(end), Self::Until(other)) => end > other + ROUNDING,
+            (Self::Until(_), Self::Endless) | (Self::Unknown, _) => false,
         }
     }
 }
 
-async fn next_lease(server: &Server, tokens: &Tokens, old: Lease) -> Result<Lease, String> {
-    let replaced = tokens.replace().await.map_err(|error| error.to_string())?;
-    let token = tokens.current();
-    let next = if replaced || !old.renewable {
-        lease(server, &token).await
-    } else {
-        renew(server, &token).await
-    };
-    next.map_err(|error| error.reason)
+impl Lease {
+    /// When to do something for the token: halfway to its end.
+    fn next_look(self, now: Instant) -> Instant {
+        let pause = match (self.life, self.life.left(now)) {
+            (Life::Endless, _) => ENDLESS,
+            (_, None | Some(Duration::ZERO)) => ENDED,
+            (_, Some(left)) => (left / 2).max(SHORTEST),
+        };
+        now + pause
+    }
+}
+
+/// Keeps the token alive for as long as its user is there: halfway to its end, takes the next one if the
+/// source has another, and else renews it. What took its place meanwhile is looked at at once.
+pub(super) async fn keep_alive(
+    wire: Weak<(Server, Tokens)>,
+    mut current: watch::Receiver<Token>,
+    mut lease: Lease,
+) {
+    loop {
+        let another = current.wait_for(|token| token.generation != lease.generation);
+        // Whichever it was, the token is looked at.
+        drop(timeout_at(lease.next_look(Instant::now()), another).await);
+        let Some(wire) = wire.upgrade() else { return };
+        let (server, tokens) = &*wire;
+        lease = tokens.next_lease(server, lease, Instant::now()).await;
+    }
+}
+
+impl Tokens {
+    /// The lease of the token that is there now, renewed if it is still the same; warns if nothing came of it.
+    async fn next_lease(&self, server: &Server, old: Lease, now: Instant) -> Lease {
+        let replaced = self.replace().await;
+        let token = self.current();
+        let is_same = token.generation == old.generation;
+        let lives = old.life.left(now).is_some_and(|left| !left.is_zero());
+        let next = match replaced {
+            Err(error) => Err(error.to_string()),
+            Ok(_) if is_same && lives && old.renewable => {
+                renew(server, &token, now).await.map_err(|error| error.reason)
+            }
+            Ok(_) => lease(server, &token, now).await.map_err(|error| error.reason),
+        };
+        let (lease, reason) = match next {
+            Ok(next) if !is_same || next.life.is_longer_than(old.life) => return next,
+            Ok(next) if next.renewable => (next, "it has reached its longest life".to_owned()),
+            Ok(next) => (next, "it cannot be renewed".to_owned()),
+            Err(reason) if is_same => (old, reason),
+            Err(reason) => {
+                let life = Life::Unknown;
+                (Lease { generation: token.generation, life, renewable: false }, reason)
+            }
+        };
+        let left = lease.life.left(Instant::now());
+        tracing::warn!(
+            reason,
+            source = %self.source,
+            ?left,
+            "the token is not renewed: put another one there before it ends"
+        );
+        lease
+    }
 }

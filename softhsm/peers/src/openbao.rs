@@ -136,17 +136,29 @@ impl OpenBao {
     /// # Errors
     /// See [`OpenBaoError`].
     pub fn token(&self, rules: &str, ttl: Duration) -> Result<Secret> {
+        self.token_with(rules, ttl, &[("renewable", true.into())])
+    }
+
+    /// As [`token`](Self::token), but it may not be renewed unless `more` says so, in OpenBao's own words for
+    /// what a token is: `("explicit_max_ttl", "60s")`, `("type", "batch")`.
+    ///
+    /// # Errors
+    /// See [`OpenBaoError`].
+    pub fn token_with(&self, rules: &str, ttl: Duration, more: &[(&str, Value)]) -> Result<Secret> {
         let mut number = [0; 8];
         aws_lc_rs::rand::fill(&mut number)
             .map_err(|_| OpenBaoError::NotStarted("the system gives no random bytes".to_owned()))?;
         let policy = format!("test-{:016x}", u64::from_be_bytes(number));
         self.request("PUT", &format!("sys/policies/acl/{policy}"), json!({ "policy": rules }))?;
-        let wanted = json!({
+        let mut wanted = json!({
             "policies": [policy],
             "ttl": format!("{}s", ttl.as_secs()),
-            "renewable": true,
+            "renewable": false,
             "no_parent": true,
         });
+        for (name, value) in more {
+            wanted[name] = value.clone();
+        }
         let made = self.request("POST", "auth/token/create", wanted)?;
         Ok(Secret::from(made["auth"]["client_token"].as_str().unwrap_or_default()))
     }

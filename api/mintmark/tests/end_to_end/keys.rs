@@ -66,6 +66,52 @@ fn an_administrator_prepares_keys_and_the_server_takes_them() {
 }
 
 #[test]
+fn half_a_key_in_the_token_is_passed_over_when_keys_are_made() {
+    let site = site_without_leave();
+    site.token().plant(CA_KEY, &[]);
+    site.token().tool(&["--delete-object", "--type", "privkey", "--label", CA_KEY]);
+    let made = json(&site.key(&["create", "--output", "json"]).succeeded());
+    assert_eq!(made["keys"][0]["name"], "mintmark/example.org/x509/2");
+    let notes = made["notes"].to_string();
+    assert!(notes.contains(&format!("{CA_KEY} is passed over")), "{notes}");
+
+    // A second key of a log would never be taken.
+    site.token().plant(LOG_KEY, &[]);
+    site.token().tool(&["--delete-object", "--type", "privkey", "--label", LOG_KEY]);
+    site.key(&["create", "--authority", "log"]).failed_saying(1, &[LOG_KEY, "is incomplete"]);
+}
+
+#[test]
+fn a_unit_is_started_again_as_the_docs_say_for_however_long_a_token_is_away() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
+    let page = fs::read_to_string(format!("{docs}/keys.md")).unwrap();
+    let (_, snippet) = page.split_once("```ini\n").unwrap();
+    let (snippet, _) = snippet.split_once("```").unwrap();
+    let needed = ["Restart=on-failure", "RestartPreventExitStatus=2 3", "StartLimitIntervalSec=0"];
+    for line in needed {
+        assert!(snippet.lines().any(|said| said == line), "{line}: {snippet}");
+    }
+    for role in ["signer", "server"] {
+        let unit = fs::read_to_string(format!("{docs}/systemd/mintmark-{role}.service")).unwrap();
+        for line in snippet.lines() {
+            assert!(unit.lines().any(|said| said == line), "{role}: {line}");
+        }
+    }
+}
+
+#[test]
+fn every_way_in_which_a_signature_fails_is_alerted() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/keys.md");
+    let page = fs::read_to_string(page).unwrap();
+    let rules = page.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
+    let outcomes = rules.split("mintmark_key_signatures_total{outcome=~\"").skip(1);
+    let mut alerted: Vec<&str> =
+        outcomes.flat_map(|rest| rest.split('"').next().unwrap().split('|')).collect();
+    alerted.sort_unstable();
+    assert_eq!(alerted, ["busy", "late", "malformed", "refused", "unavailable", "wrong"]);
+}
+
+#[test]
 fn keys_are_retired_beside_a_server_as_without_one() {
     const SECOND: &str = "mintmark/example.org/x509/2";
     const THIRD: &str = "mintmark/example.org/x509/3";

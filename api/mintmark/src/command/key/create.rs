@@ -67,6 +67,7 @@ pub(super) async fn create(arguments: &CreateKeys, screen: &mut Screen<'_>) -> R
             }
         }
     }
+    notes.append(&mut next.notes);
     let (made, wanted) = (keys.len(), arguments.count);
     if made > 0 {
         show(Made { store: Store::of(&chosen, store.description()), keys, notes }, screen)?;
@@ -108,6 +109,8 @@ struct Next {
     /// The part of the name that says what the key is for.
     part: &'static str,
     generation: u64,
+    /// What was passed over, for people.
+    notes: Vec<String>,
 }
 
 impl Next {
@@ -124,7 +127,7 @@ impl Next {
         let there = of_kind.filter_map(|name| name.generation().parse().ok()).max().unwrap_or(0);
         let recorded = ledger.zip(kind).map_or(0, |(ledger, kind)| ledger.last_generation(kind));
         let trust_domain = chosen.trust_domain().to_owned();
-        Ok(Self { trust_domain, part, generation: recorded.max(there) })
+        Ok(Self { trust_domain, part, generation: recorded.max(there), notes: Vec::new() })
     }
 
     async fn make(&mut self, store: &dyn KeyStore, key_type: KeyType) -> Result<MadeKey, KeyError> {
@@ -139,6 +142,15 @@ impl Next {
             match store.create(&name, key_type).await {
                 // Made by someone else since the list was read.
                 Err(KeyError::Exists(_)) if self.generation < u64::MAX => {}
+                // The server passes it over likewise. A log has one name for its key.
+                Err(KeyError::Incomplete { .. })
+                    if self.part != KEY_PART && is_half_there(store, &name).await =>
+                {
+                    self.notes.push(format!(
+                        "{name} is passed over: half a key pair is in the store by that name; unless a backup has \
+                         the rest, remove it with the tools of the store"
+                    ));
+                }
                 made => {
                     let public_key = made?.public_key().clone();
                     return Ok(MadeKey {
@@ -150,6 +162,11 @@ impl Next {
             }
         }
     }
+}
+
+/// Whether half a pair bears the name, and not one that was just made and removed again.
+async fn is_half_there(store: &dyn KeyStore, name: &KeyName) -> bool {
+    matches!(store.find(name).await, Err(KeyError::Incomplete { .. }))
 }
 
 fn show(made: Made, screen: &mut Screen<'_>) -> Result<(), Failure> {

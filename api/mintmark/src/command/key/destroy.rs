@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use ca_core::authority::{KeyVerdict, Verdict, expired_keys};
 use ca_core::clock::Timestamp;
-use ca_core::key::{ExpiredKey, KeyName, KeyStore};
+use ca_core::key::{ExpiredKey, KeyError, KeyName, KeyStore};
 use serde::Serialize;
 
 use super::list::Store;
@@ -32,6 +32,8 @@ struct Judged {
     destroyable_after: Option<String>,
     /// What the store said when it was destroyed.
     destroyed: Option<String>,
+    /// What it said when it did not do so.
+    not_destroyed: Option<String>,
 }
 
 /// Shows the verdict on each key, and destroys those that nothing needs if it may.
@@ -119,18 +121,48 @@ async fn carry_out(
         let answered = tokio::task::spawn_blocking(move || confirm(count)).await;
         answered.map_err(Failure::failed)??;
     }
+    destroy_each(expired, store, report, screen).await
+}
+
+/// Destroys one after the other. That one does not go says nothing of the next.
+async fn destroy_each(
+    expired: &[ExpiredKey],
+    store: &dyn KeyStore,
+    report: &mut Report,
+    screen: &mut Screen<'_>,
+) -> Result<(), Failure> {
     for key in expired {
-        let answer = store.destroy(key).await.map_err(|error| {
-            Failure::failed(format!("key {} was not destroyed: {error}", key.name()))
-        })?;
-        note(screen, &format!("\n{}: {answer}\n", key.name()))?;
-        if let Some(judged) =
-            report.keys.iter_mut().find(|judged| judged.name == key.name().as_str())
-        {
-            judged.destroyed = Some(answer);
+        let answer = store.destroy(key).await;
+        // A store that is away, or refuses the PIN, is asked no more.
+        let is_over =
+            matches!(answer, Err(KeyError::Credentials { .. } | KeyError::Unavailable { .. }));
+        let (destroyed, refused) = match answer {
+            Ok(answer) => (Some(answer), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let name = key.name();
+        if let Some(judged) = report.keys.iter_mut().find(|judged| judged.name == name.as_str()) {
+            judged.destroyed.clone_from(&destroyed);
+            judged.not_destroyed.clone_from(&refused);
+        }
+        let refused = refused.map(|reason| format!("not destroyed: {reason}"));
+        note(screen, &format!("\n{name}: {}\n", destroyed.or(refused).unwrap_or_default()))?;
+        if is_over {
+            break;
         }
     }
-    Ok(())
+    all_gone(expired.len(), report)
+}
+
+/// Says how many stay, and why the first of them does.
+fn all_gone(wanted: usize, report: &Report) -> Result<(), Failure> {
+    let gone = report.keys.iter().filter(|key| key.destroyed.is_some()).count();
+    if gone == wanted {
+        return Ok(());
+    }
+    let first = report.keys.iter().find_map(|key| key.not_destroyed.as_deref()).unwrap_or_default();
+    let left = wanted - gone;
+    Err(Failure::failed(format!("{left} of {wanted} keys were not destroyed; the first: {first}")))
 }
 
 /// Tells people; programs get the report.
@@ -166,7 +198,15 @@ impl Judged {
             Verdict::Kept { reason, until } => (false, Some(reason), until),
         };
         let destroyable_after = until.map(|until| until.to_string());
-        Self { name, state, destroyable, reason, destroyable_after, destroyed: None }
+        Self {
+            name,
+            state,
+            destroyable,
+            reason,
+            destroyable_after,
+            destroyed: None,
+            not_destroyed: None,
+        }
     }
 }
 
