@@ -337,6 +337,39 @@ async fn a_name_that_another_server_takes_meanwhile_is_taken_and_no_key_is_left_
 }
 
 #[tokio::test]
+async fn an_alias_whose_answer_was_lost_is_ours_and_its_key_lives() {
+    let kms = started();
+    kms.service.inject(Operation::CreateAlias, Fault::DropAfter);
+    let (store, key) = kms.key().await;
+    sign(&key, soon()).await.unwrap();
+    assert!(store.find(&name("x509/1")).await.unwrap().is_some());
+    // The second try is told that the alias is there already, and another store that its name is taken.
+    kms.service.inject(Operation::CreateAlias, Fault::DropAfter);
+    store.create(&name("x509/2"), KeyType::EcP256).await.unwrap();
+    assert_eq!(kms.asked(Operation::CreateAlias), 2);
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 0);
+}
+
+#[tokio::test]
+async fn a_key_whose_alias_is_not_known_to_be_another_is_left_alone() {
+    let kms = started();
+    let store = kms.open().await;
+    kms.service.change(|knobs| knobs.denied = [Operation::CreateAlias].into());
+    let refused = store.create(&name("x509/1"), KeyType::EcP256).await.map(drop).unwrap_err();
+    assert!(refused.to_string().contains("allow kms:CreateAlias"), "{refused}");
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 1, "its name was refused for certain");
+    kms.service.change(|knobs| knobs.denied.clear());
+    for _ in 0..6 {
+        kms.service.inject(Operation::CreateAlias, Fault::InternalError);
+    }
+    let unknown = store.create(&name("x509/1"), KeyType::EcP256).await.map(drop).unwrap_err();
+    assert!(matches!(unknown, KeyError::Unavailable { .. }), "{unknown}");
+    let told = unknown.to_string();
+    assert!(told.contains("is not known") && told.contains("arn:aws:kms:"), "{told}");
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 1, "KMS may yet do what it was asked");
+}
+
+#[tokio::test]
 async fn credentials_and_permissions_that_are_wrong_are_told_at_start() {
     let kms = started();
     std::fs::write(

@@ -2,8 +2,9 @@
 //!
 //! A key is used by its ARN alone. Keys that Mintmark makes bear tags that say whose they are, and an alias
 //! by which they are found again and never sign; keys that an administrator made are named in the settings.
-//! A start that is cut short between making a key and giving it its alias leaves a key that nothing uses:
-//! its tag `mintmark:key` names it, and an operator can schedule its deletion.
+//! A start that is cut short between making a key and giving it its alias leaves a key that nothing uses, as
+//! does an alias of which KMS does not say whether it was given: the key's tag `mintmark:key` names it, and an
+//! operator can schedule its deletion.
 
 mod account;
 mod fault;
@@ -128,16 +129,7 @@ impl Wire for AwsKms {
         let alias = alias(name)?;
         let arn = self.make(name, key_type).await?;
         if let Err(error) = self.name(&alias, &arn).await {
-            // Another server was faster, or the name cannot be given: nobody will use this key.
-            let left = self.schedule_deletion(&arn).await.is_err();
-            if left {
-                tracing::warn!(%name, arn, "a key was made and is not used; schedule its deletion");
-            }
-            return Err(if error.code == "AlreadyExistsException" {
-                KeyError::Exists(name.clone())
-            } else {
-                self.failed(error)
-            });
+            self.check_named(name, &arn, error).await?;
         }
         self.appears(name, &arn).await
     }
@@ -235,6 +227,58 @@ impl AwsKms {
             answer.map(drop).map_err(|error| classify("CreateAlias", &error))
         })
         .await
+    }
+
+    /// What a key is whose naming ended with an error: ours after all, if KMS did it and its answer was lost.
+    /// Destroyed is only one that the alias is known not to lead to.
+    async fn check_named(
+        &self,
+        name: &KeyName,
+        arn: &str,
+        error: WireError,
+    ) -> Result<(), KeyError> {
+        let taken = error.code == "AlreadyExistsException";
+        let denied = error.class == Class::Refused && !taken;
+        match self.named(name, denied).await {
+            Ok(Some(found)) if found == arn => Ok(()),
+            Ok(Some(_)) => {
+                self.discard(name, arn).await;
+                Err(KeyError::Exists(name.clone()))
+            }
+            Ok(None) if denied => {
+                self.discard(name, arn).await;
+                Err(self.failed(error))
+            }
+            unknown => {
+                let why = unknown.err().map(|error| format!(" ({error})")).unwrap_or_default();
+                tracing::warn!(%name, arn, reason = error.reason, "a key was made, and may have its alias or not");
+                let reason = format!(
+                    "{}; whether the alias of {name} leads to {arn}, which was made for it, is not known{why}: \
+                     look, and schedule the key's deletion if not",
+                    error.reason
+                );
+                Err(KeyError::Unavailable { place: self.place.clone(), reason })
+            }
+        }
+    }
+
+    /// Where the alias of a name leads, once KMS shows it everywhere; looked for once if it was `denied`.
+    async fn named(&self, name: &KeyName, denied: bool) -> Result<Option<String>, KeyError> {
+        let (tries, pause) = APPEARS;
+        for _ in 1..tries {
+            match self.behind_alias(name).await? {
+                None if !denied => sleep(pause).await,
+                answer => return Ok(answer),
+            }
+        }
+        self.behind_alias(name).await
+    }
+
+    /// Another server was faster, or the name cannot be given: nobody will use this key.
+    async fn discard(&self, name: &KeyName, arn: &str) {
+        if self.schedule_deletion(arn).await.is_err() {
+            tracing::warn!(%name, arn, "a key was made and is not used; schedule its deletion");
+        }
     }
 
     /// The key that was just made, once KMS shows it everywhere.
