@@ -313,6 +313,33 @@ async fn an_alias_that_was_pointed_at_another_key_is_refused_and_does_not_sign()
 }
 
 #[tokio::test]
+async fn a_key_that_is_denied_hides_none_of_the_others() {
+    let kms = started();
+    let (store, _key) = kms.key().await;
+    store.create(&name("x509/2"), KeyType::EcP256).await.unwrap();
+    let new = store.describe(&name("x509/2")).await.unwrap().unwrap().location;
+    let foreign = kms.service.create_key(KeySpec::Rsa2048).unwrap();
+    let alias = operator(&kms).await.create_alias().target_key_id(&foreign);
+    alias.alias_name("alias/mintmark/kms_test/x509/99").send().await.unwrap();
+    let operations = [Operation::ListResourceTags, Operation::DescribeKey, Operation::GetPublicKey];
+    for operation in operations {
+        let denied = [&new, &foreign].map(|key| (operation, key.clone()));
+        kms.service.change(|knobs| knobs.denied_keys = denied.into());
+        let store = kms.open().await;
+        let all = [name("x509/1"), name("x509/2"), name("x509/99")];
+        assert_eq!(store.list().await.unwrap(), all, "{operation:?}");
+        let refused = store.describe(&name("x509/2")).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unsafe { .. }), "{operation:?}: {refused}");
+        let told = format!("allow kms:{}", operation.name());
+        assert!(refused.to_string().contains(&told), "{refused}");
+        let refused = store.describe(&name("x509/99")).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unsafe { .. }), "{operation:?}: {refused}");
+        let good = store.find(&name("x509/1")).await.unwrap().unwrap();
+        sign(&good, soon()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_destroyed_key_can_be_saved_until_a_date_that_is_told() {
     let kms = started();
     let (store, _key) = kms.key().await;

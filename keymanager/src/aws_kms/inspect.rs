@@ -16,10 +16,10 @@ impl AwsKms {
             Err(error) if error.code == "NotFoundException" && !self.keys.contains_key(name) => {
                 return Err(KeyError::NotFound(name.clone()));
             }
-            Err(error) => return Err(self.failed(error)),
+            Err(error) => return Err(self.failed_with(name, error)),
         };
         let key_type = self.check(name, &metadata)?;
-        let spki = self.public_key(arn).await.map_err(|error| self.failed(error))?;
+        let spki = self.public_key(arn).await.map_err(|error| self.failed_with(name, error))?;
         let refused = |reason: String| KeyError::Unsafe {
             name: name.clone(),
             reason: format!("{arn}: {reason}"),
@@ -124,13 +124,13 @@ impl AwsKms {
         match self.describe_key(&alias(name)?, None).await {
             Ok(metadata) => Ok(metadata.arn),
             Err(error) if error.code == "NotFoundException" => Ok(None),
-            Err(error) => Err(self.failed(error)),
+            Err(error) => Err(self.failed_with(name, error)),
         }
     }
 
     /// Refuses a key that an alias leads to and that was not made for that name.
     pub(super) async fn check_tag(&self, name: &KeyName, arn: &str) -> Result<(), KeyError> {
-        let reason = match self.tag(arn).await? {
+        let reason = match self.tag(name, arn).await? {
             Some(tag) if tag == name.as_str() => return Ok(()),
             Some(tag) => format!("its tag {TAG_KEY} says {tag}"),
             None => format!("it has no tag {TAG_KEY}"),
@@ -142,14 +142,14 @@ impl AwsKms {
         Err(KeyError::Unsafe { name: name.clone(), reason })
     }
 
-    /// The value of [`TAG_KEY`] of a key.
-    pub(super) async fn tag(&self, key: &str) -> Result<Option<String>, KeyError> {
+    /// The value of [`TAG_KEY`] of the key that is found by a name.
+    pub(super) async fn tag(&self, name: &KeyName, key: &str) -> Result<Option<String>, KeyError> {
         // A key has 50 tags at most, which are one page.
         let answer = patiently(|| async {
             let request = self.account.client().list_resource_tags().key_id(key);
             request.send().await.map_err(|error| classify("ListResourceTags", &error))
         });
-        let answer = answer.await.map_err(|error| self.failed(error))?;
+        let answer = answer.await.map_err(|error| self.failed_with(name, error))?;
         let tag = answer.tags().iter().find(|tag| tag.tag_key() == TAG_KEY);
         Ok(tag.map(|tag| tag.tag_value().to_owned()))
     }

@@ -137,9 +137,12 @@ impl Wire for AwsKms {
     async fn list(&self, trust_domain: &str) -> Result<Vec<KeyName>, KeyError> {
         let mut names: Vec<KeyName> = self.keys.keys().cloned().collect();
         for (name, target) in self.aliases(trust_domain).await? {
-            // Two trust domains can have one spelling as an alias.
-            if self.tag(&target).await?.is_none_or(|tag| tag == name.as_str()) {
-                names.push(name);
+            // Two trust domains can have one spelling as an alias. A key whose tag cannot be read stays in
+            // the list, as whoever describes it is told why.
+            match self.tag(&name, &target).await {
+                Ok(Some(tag)) if tag != name.as_str() => {}
+                Err(error) if !error.is_of_one_key() => return Err(error),
+                _ => names.push(name),
             }
         }
         Ok(names)
@@ -153,7 +156,8 @@ impl Wire for AwsKms {
         }
         let Some(arn) = self.behind_alias(name).await? else { return Ok(None) };
         self.check_tag(name, &arn).await?;
-        let end = self.schedule_deletion(&arn).await.map_err(|error| self.failed(error))?;
+        let end =
+            self.schedule_deletion(&arn).await.map_err(|error| self.failed_with(name, error))?;
         let alias = alias(name)?;
         let gone = patiently(|| async {
             let request = self.account.client().delete_alias().alias_name(&alias);
@@ -162,7 +166,7 @@ impl Wire for AwsKms {
         match gone.await {
             Ok(_) => Ok(Some(format!("{arn}: {end}"))),
             Err(error) if error.code == "NotFoundException" => Ok(Some(format!("{arn}: {end}"))),
-            Err(error) => Err(self.failed(error)),
+            Err(error) => Err(self.failed_with(name, error)),
         }
     }
 }
@@ -170,6 +174,14 @@ impl Wire for AwsKms {
 impl AwsKms {
     fn failed(&self, error: WireError) -> KeyError {
         error.into_key_error(&self.place)
+    }
+
+    /// The same of a call about one key: what is refused of it says nothing of the others.
+    fn failed_with(&self, name: &KeyName, error: WireError) -> KeyError {
+        match error.class {
+            Class::Refused => KeyError::Unsafe { name: name.clone(), reason: error.reason },
+            _ => self.failed(error),
+        }
     }
 
     /// Looks for new credentials; if it does, another try is worth it.
