@@ -517,6 +517,39 @@ async fn expired_credentials_are_replaced_by_those_that_the_file_has_by_then() {
     sign(&key, soon()).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_replaced_under_load_cost_no_caller_anything() {
+    let kms = Kms::start(Knobs {
+        latency: Latency::Fixed(Duration::from_millis(20)),
+        ..Knobs::default()
+    });
+    kms.give(&kms.service.temporary_credentials(Duration::from_millis(2500)).unwrap());
+    let (_store, key) = kms.key_at(Settings::of_region(REGION).pace).await;
+    let next = kms.service.temporary_credentials(Duration::from_millis(4500)).unwrap();
+    kms.give(&next);
+    let replaced = async {
+        tokio::time::sleep(Duration::from_millis(3000)).await;
+        kms.give(kms.service.credentials());
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+    };
+    let answers = load_until(&key, 40, replaced).await;
+    let failed = answers.iter().find(|answer| answer.is_err());
+    assert_eq!(good(&answers), answers.len(), "{failed:?}");
+    let expired = Outcome::Refused("ExpiredTokenException");
+    assert!(kms.service.counters().of(Operation::Sign, expired) > 20, "they expired under load");
+}
+
+#[tokio::test]
+async fn a_list_is_asked_for_again_with_new_credentials() {
+    let kms = started();
+    kms.give(&kms.service.temporary_credentials(Duration::from_millis(1200)).unwrap());
+    let store = kms.open().await;
+    kms.give(kms.service.credentials());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(store.list().await.unwrap(), []);
+    assert_eq!(kms.asked(Operation::ListAliases), 3);
+}
+
 #[tokio::test]
 async fn a_clock_that_is_off_is_told() {
     let kms = started();

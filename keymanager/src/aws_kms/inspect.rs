@@ -1,10 +1,11 @@
 //! Finding keys in AWS KMS, and what a key has to be to sign for Mintmark.
 
+use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::{Blob, DateTimeFormat};
 use aws_sdk_kms::types::{KeyMetadata, KeyState, KeyUsageType, OriginType};
 use ca_core::key::{KeyError, KeyName, KeyType, PublicKey};
 
-use super::{AwsKms, TAG_KEY, alias, classify, spec, wrong};
+use super::{AwsKms, TAG_KEY, alias, spec, wrong};
 use crate::remote::retry::patiently;
 use crate::remote::wire::{Found, WireError};
 
@@ -89,8 +90,8 @@ impl AwsKms {
 
     async fn public_key(&self, arn: &str) -> Result<Vec<u8>, WireError> {
         patiently(|| async {
-            let request = self.account.client().get_public_key().key_id(arn);
-            let answer = request.send().await.map_err(|error| classify("GetPublicKey", &error))?;
+            let request = |client: Client| client.get_public_key().key_id(arn).send();
+            let answer = self.account.ask("GetPublicKey", request).await?;
             if answer.key_id() != Some(arn) {
                 return Err(wrong("key", answer.key_id()));
             }
@@ -106,8 +107,8 @@ impl AwsKms {
         expected: Option<&str>,
     ) -> Result<KeyMetadata, WireError> {
         patiently(|| async {
-            let answer = self.account.client().describe_key().key_id(id).send().await;
-            let answer = answer.map_err(|error| classify("DescribeKey", &error))?;
+            let request = |client: Client| client.describe_key().key_id(id).send();
+            let answer = self.account.ask("DescribeKey", request).await?;
             let metadata = answer.key_metadata;
             let metadata = metadata
                 .ok_or_else(|| WireError::transient("response", "DescribeKey: no metadata"))?;
@@ -145,9 +146,9 @@ impl AwsKms {
     /// The value of [`TAG_KEY`] of the key that is found by a name.
     pub(super) async fn tag(&self, name: &KeyName, key: &str) -> Result<Option<String>, KeyError> {
         // A key has 50 tags at most, which are one page.
-        let answer = patiently(|| async {
-            let request = self.account.client().list_resource_tags().key_id(key);
-            request.send().await.map_err(|error| classify("ListResourceTags", &error))
+        let answer = patiently(|| {
+            let request = |client: Client| client.list_resource_tags().key_id(key).send();
+            self.account.ask("ListResourceTags", request)
         });
         let answer = answer.await.map_err(|error| self.failed_with(name, error))?;
         let tag = answer.tags().iter().find(|tag| tag.tag_key() == TAG_KEY);
@@ -162,10 +163,11 @@ impl AwsKms {
         let prefix = format!("alias/mintmark/{}/", trust_domain.replace('.', "_"));
         let (mut found, mut marker) = (Vec::new(), None);
         loop {
-            let page = patiently(|| async {
-                let request = self.account.client().list_aliases().limit(100);
-                let answer = request.set_marker(marker.clone()).send().await;
-                answer.map_err(|error| classify("ListAliases", &error))
+            let page = patiently(|| {
+                let from = marker.clone();
+                let request =
+                    |client: Client| client.list_aliases().limit(100).set_marker(from).send();
+                self.account.ask("ListAliases", request)
             });
             let page = page.await.map_err(|error| self.failed(error))?;
             found.extend(page.aliases().iter().filter_map(|entry| {

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::{Blob, DateTimeFormat};
 use aws_sdk_kms::types::{KeyUsageType, MessageType, Tag};
 use ca_core::key::{KeyError, KeyName, KeyType, Signature, SignatureAlgorithm, StoreDescription};
@@ -99,13 +100,11 @@ impl Wire for AwsKms {
             Some(digest) => (digest.as_ref(), MessageType::Digest),
             None => (message, MessageType::Raw),
         };
-        let request = self.account.client().sign().key_id(&key.handle);
-        let request = request.message(Blob::new(bytes)).message_type(message_type);
-        let answer = Box::pin(request.signing_algorithm(wanted.clone()).send()).await;
-        let answer = match answer.map_err(|error| classify("Sign", &error)) {
-            Err(error) if error.class == Class::Credentials => return Err(self.renew(error).await),
-            answer => answer?,
+        let request = |client: Client| {
+            let request = client.sign().key_id(&key.handle).signing_algorithm(wanted.clone());
+            Box::pin(request.message(Blob::new(bytes)).message_type(message_type).send())
         };
+        let answer = self.account.ask("Sign", request).await?;
         if answer.key_id() != Some(&key.handle) {
             return Err(wrong("key", answer.key_id()));
         }
@@ -159,9 +158,9 @@ impl Wire for AwsKms {
         let end =
             self.schedule_deletion(&arn).await.map_err(|error| self.failed_with(name, error))?;
         let alias = alias(name)?;
-        let gone = patiently(|| async {
-            let request = self.account.client().delete_alias().alias_name(&alias);
-            request.send().await.map_err(|error| classify("DeleteAlias", &error))
+        let gone = patiently(|| {
+            let request = |client: Client| client.delete_alias().alias_name(&alias).send();
+            self.account.ask("DeleteAlias", request)
         });
         match gone.await {
             Ok(_) => Ok(Some(format!("{arn}: {end}"))),
@@ -184,14 +183,6 @@ impl AwsKms {
         }
     }
 
-    /// Looks for new credentials; if it does, another try is worth it.
-    async fn renew(&self, error: WireError) -> WireError {
-        if self.account.reload().await {
-            return WireError { class: Class::Transient, ..error };
-        }
-        error
-    }
-
     /// Makes a key, and gives its ARN. Not tried again but when KMS says that it did nothing, as each
     /// key costs.
     async fn make(&self, name: &KeyName, key_type: KeyType) -> Result<String, KeyError> {
@@ -205,13 +196,12 @@ impl AwsKms {
         ];
         let description = format!("Mintmark CA key {name}, made by Mintmark {version}");
         let made = patiently(|| async {
-            let mut request = self.account.client().create_key().description(&description);
-            request = request.key_spec(spec::spec(key_type)).key_usage(KeyUsageType::SignVerify);
-            for (key, value) in tags {
-                request = request.tags(tag(key, value)?);
-            }
-            let answer = request.send().await.map_err(|error| classify("CreateKey", &error));
-            match answer {
+            let tags = tags.iter().map(|(key, value)| tag(key, value)).collect::<Result<_, _>>()?;
+            let request = |client: Client| {
+                let request = client.create_key().description(&description).set_tags(Some(tags));
+                request.key_spec(spec::spec(key_type)).key_usage(KeyUsageType::SignVerify).send()
+            };
+            match self.account.ask("CreateKey", request).await {
                 Err(error) if error.class == Class::Transient => {
                     Err(WireError { class: Class::Refused, ..error })
                 }
@@ -233,12 +223,12 @@ impl AwsKms {
     }
 
     async fn name(&self, alias: &str, arn: &str) -> Result<(), WireError> {
-        patiently(|| async {
-            let request = self.account.client().create_alias().alias_name(alias);
-            let answer = request.target_key_id(arn).send().await;
-            answer.map(drop).map_err(|error| classify("CreateAlias", &error))
-        })
-        .await
+        let named = patiently(|| {
+            let request =
+                |client: Client| client.create_alias().alias_name(alias).target_key_id(arn).send();
+            self.account.ask("CreateAlias", request)
+        });
+        named.await.map(drop)
     }
 
     /// What a key is whose naming ended with an error: ours after all, if KMS did it and its answer was lost.
@@ -308,10 +298,11 @@ impl AwsKms {
     /// Has KMS destroy a key after the days of the settings; says when.
     async fn schedule_deletion(&self, arn: &str) -> Result<String, WireError> {
         let days = i32::from(self.deletion_days);
-        let answer = patiently(|| async {
-            let request = self.account.client().schedule_key_deletion().key_id(arn);
-            let answer = request.pending_window_in_days(days).send().await;
-            answer.map_err(|error| classify("ScheduleKeyDeletion", &error))
+        let answer = patiently(|| {
+            let request = |client: Client| {
+                client.schedule_key_deletion().key_id(arn).pending_window_in_days(days).send()
+            };
+            self.account.ask("ScheduleKeyDeletion", request)
         });
         match answer.await {
             Ok(answer) => {
