@@ -45,6 +45,11 @@ impl Kms {
     }
 
     fn give(&self, credentials: &Credentials) {
+        self.give_with(credentials, "");
+    }
+
+    /// The same with more lines in the profile.
+    fn give_with(&self, credentials: &Credentials, more: &str) {
         let mut text = format!(
             "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
             credentials.access_key_id(),
@@ -53,7 +58,7 @@ impl Kms {
         if let Some(token) = credentials.session_token() {
             text += &format!("aws_session_token = {token}\n");
         }
-        std::fs::write(self.credentials_file(), text).unwrap();
+        std::fs::write(self.credentials_file(), text + more).unwrap();
         std::fs::set_permissions(self.credentials_file(), std::fs::Permissions::from_mode(0o600))
             .unwrap();
     }
@@ -415,6 +420,27 @@ async fn credentials_and_permissions_that_are_wrong_are_told_at_start() {
     std::fs::set_permissions(kms.credentials_file(), open).unwrap();
     let refused = kms.try_open(kms.settings()).await.unwrap_err().to_string();
     assert!(refused.contains("chmod 600"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_the_settings_do_not_name_is_refused_at_start() {
+    let kms = started();
+    let plain = "http://kms.example:8080".to_owned();
+    for named in [plain.clone(), "https://kms.example".to_owned(), kms.service.endpoint()] {
+        kms.give_with(kms.service.credentials(), &format!("endpoint_url = {named}\n"));
+        let refused =
+            kms.try_open(Settings { endpoint: None, ..kms.settings() }).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Setup { .. }), "{named}: {refused}");
+        let told = refused.to_string();
+        assert!(told.contains("endpoint") && told.contains("AWS_ENDPOINT_URL"), "{told}");
+    }
+    // STS is sent the proof of a web identity.
+    kms.give_with(kms.service.credentials(), &format!("endpoint_url = {plain}\n"));
+    let refused = kms.try_open(kms.settings()).await.unwrap_err().to_string();
+    assert!(refused.contains("of STS") && refused.contains("not encrypted"), "{refused}");
+    assert_eq!(kms.service.counters().iter().count(), 0, "nothing was asked");
+    kms.give_with(kms.service.credentials(), "endpoint_url = https://kms.example\n");
+    kms.open().await;
 }
 
 #[tokio::test]

@@ -13,8 +13,12 @@ use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::config::{Region, StalledStreamProtectionConfig};
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_types::SdkConfig;
+use aws_types::service_config::ServiceConfigKey;
+use ca_core::key::KeyError;
 
 use super::{Settings, classify};
+use crate::remote::endpoint;
 use crate::remote::wire::{Class, WireError};
 
 /// The longest that a connection may take.
@@ -39,9 +43,16 @@ struct Session {
 }
 
 impl Account {
-    pub(super) async fn open(settings: Settings) -> Self {
-        let session = RwLock::new(Session { client: client(&settings).await, generation: 0 });
-        Self { settings, session, read: tokio::sync::Mutex::new(Instant::now()) }
+    /// Asks nobody.
+    ///
+    /// # Errors
+    /// [`KeyError::Setup`] if AWS's own configuration names an endpoint that it may not name.
+    pub(super) async fn open(settings: Settings) -> Result<Self, KeyError> {
+        let client = client(&settings)
+            .await
+            .map_err(|reason| KeyError::Setup { place: settings.place(), reason })?;
+        let session = RwLock::new(Session { client, generation: 0 });
+        Ok(Self { settings, session, read: tokio::sync::Mutex::new(Instant::now()) })
     }
 
     /// Sends one request. If its credentials are refused and there are others by now, another try is worth it.
@@ -79,10 +90,23 @@ impl Account {
         if read.elapsed() < READ_EVERY {
             return false;
         }
-        let session = Session { client: client(&self.settings).await, generation: refused + 1 };
-        *self.session.write().unwrap_or_else(PoisonError::into_inner) = session;
+        let client = client(&self.settings).await;
         *read = Instant::now();
-        true
+        match client {
+            Ok(client) => {
+                let session = Session { client, generation: refused + 1 };
+                *self.session.write().unwrap_or_else(PoisonError::into_inner) = session;
+                true
+            }
+            Err(reason) => {
+                tracing::warn!(
+                    place = self.settings.place(),
+                    reason,
+                    "no new credentials are read"
+                );
+                false
+            }
+        }
     }
 }
 
@@ -92,7 +116,7 @@ impl fmt::Debug for Account {
     }
 }
 
-async fn client(settings: &Settings) -> Client {
+async fn client(settings: &Settings) -> Result<Client, String> {
     let mut chain = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(settings.region.clone()));
     if let Some(profile) = &settings.profile {
@@ -106,13 +130,79 @@ async fn client(settings: &Settings) -> Client {
         chain = chain.profile_files(files);
     }
     let chain = Box::pin(chain.load()).await;
+    check_endpoints(&chain, settings)?;
     // Retries, rates and the time of a whole request are ours alone.
     let mut config = aws_sdk_kms::config::Builder::from(&chain)
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build());
-    if let Some(endpoint) = &settings.endpoint {
-        config = config.endpoint_url(endpoint);
+    // Without one: the region's own, whatever else is written elsewhere.
+    config.set_endpoint_url(settings.endpoint.clone());
+    Ok(Client::from_conf(config.build()))
+}
+
+/// Refuses the endpoints that AWS's own configuration names, but of STS where it is safe: that one is sent
+/// the proof of a web identity, and the settings have no place for it.
+fn check_endpoints(chain: &SdkConfig, settings: &Settings) -> Result<(), String> {
+    let named = |service: &str| {
+        let key = ServiceConfigKey::builder().service_id(service);
+        let key = key.env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+        let key = key.expect("it has all its parts");
+        let of_service = chain.service_config().and_then(|config| config.load_config(key));
+        of_service.or_else(|| chain.endpoint_url().map(str::to_owned))
+    };
+    if let Some(url) = named("STS") {
+        endpoint::check(&url).map_err(|reason| {
+            format!(
+                "AWS's configuration (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_STS, endpoint_url of the profile) \
+                 names an endpoint of STS: {reason}"
+            )
+        })?;
     }
-    Client::from_conf(config.build())
+    if settings.endpoint.is_none() && named("KMS").is_some() {
+        let reason = "AWS's configuration (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_KMS, endpoint_url of the profile) \
+                      names an endpoint, which is not used unchecked; name it as endpoint in the section \
+                      of this key store, or take it out there";
+        return Err(reason.to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of a configuration file of AWS's.
+    async fn checked(text: &str, endpoint: Option<&str>) -> Result<(), String> {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("config");
+        std::fs::write(&file, text).unwrap();
+        let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Config, file).build();
+        let chain = aws_config::defaults(BehaviorVersion::latest()).profile_files(files);
+        let chain = chain.region(Region::new("eu-central-1")).load().await;
+        let settings = Settings::of_region("eu-central-1");
+        let endpoint = endpoint.map(str::to_owned);
+        check_endpoints(&chain, &Settings { endpoint, ..settings })
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_of_one_service_is_found_as_one_of_all_is() {
+        let own = |service: &str, url: &str| {
+            format!(
+                "[default]\nservices = own\n[services own]\n{service} =\n  endpoint_url = {url}\n"
+            )
+        };
+        let ours = Some("https://vpce.example");
+        assert_eq!(checked("[default]\nregion = eu-central-1\n", None).await, Ok(()));
+        let kms = own("kms", "https://kms.example");
+        assert!(checked(&kms, None).await.unwrap_err().contains("AWS_ENDPOINT_URL_KMS"));
+        assert_eq!(checked(&kms, ours).await, Ok(()));
+        let all = "[default]\nendpoint_url = https://aws.example\n";
+        assert!(checked(all, None).await.unwrap_err().contains("AWS_ENDPOINT_URL_KMS"));
+        assert_eq!(checked(all, ours).await, Ok(()));
+        for plain in [own("sts", "http://sts.example"), all.replace("https", "http")] {
+            assert!(checked(&plain, ours).await.unwrap_err().contains("not encrypted"), "{plain}");
+        }
+        assert_eq!(checked(&own("sts", "https://sts.example"), None).await, Ok(()));
+    }
 }

@@ -58,7 +58,7 @@ pub async fn open(
     }
     let (place, pace) = (settings.place(), settings.pace);
     let deletion_days = settings.deletion_days;
-    let account = Account::open(settings).await;
+    let account = Account::open(settings).await?;
     let kms = AwsKms { account, keys, place: place.clone(), deletion_days };
     for (name, arn) in &kms.keys {
         kms.inspect(name, arn).await?;
