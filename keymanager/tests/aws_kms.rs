@@ -318,6 +318,25 @@ async fn an_alias_that_was_pointed_at_another_key_is_refused_and_does_not_sign()
 }
 
 #[tokio::test]
+async fn a_key_that_was_just_made_is_waited_for_whatever_does_not_know_it_yet() {
+    let operations =
+        [Operation::DescribeKey, Operation::GetPublicKey, Operation::CreateAlias, Operation::Sign];
+    let kms = started();
+    let store = kms.open().await;
+    for (number, operation) in operations.into_iter().enumerate() {
+        let late = [(operation, Duration::from_millis(700))];
+        kms.service.change(|knobs| knobs.unseen = late.into());
+        let made = store.create(&name(&format!("x509/{number}")), KeyType::EcP256).await;
+        let key = made.unwrap_or_else(|error| panic!("{operation:?}: {error}"));
+        sign(&key, soon()).await.unwrap();
+        let early = Outcome::Refused("NotFoundException");
+        assert!(kms.service.counters().of(operation, early) > 0, "{operation:?} was not early");
+    }
+    assert_eq!(kms.asked(Operation::CreateKey), 4);
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 0);
+}
+
+#[tokio::test]
 async fn a_key_that_is_denied_hides_none_of_the_others() {
     let kms = started();
     let (store, _key) = kms.key().await;

@@ -5,22 +5,20 @@ use aws_sdk_kms::primitives::{Blob, DateTimeFormat};
 use aws_sdk_kms::types::{KeyMetadata, KeyState, KeyUsageType, OriginType};
 use ca_core::key::{KeyError, KeyName, KeyType, PublicKey};
 
-use super::{AwsKms, TAG_KEY, alias, spec, wrong};
+use super::{AwsKms, NOT_FOUND, TAG_KEY, alias, spec, wrong};
 use crate::remote::retry::patiently;
 use crate::remote::wire::{Found, WireError};
 
 impl AwsKms {
     /// The key of that ARN, if it keeps the promises of a key of ours.
     pub(super) async fn inspect(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
-        let metadata = match self.describe_key(arn, Some(arn)).await {
-            Ok(metadata) => metadata,
-            Err(error) if error.code == "NotFoundException" && !self.keys.contains_key(name) => {
-                return Err(KeyError::NotFound(name.clone()));
-            }
-            Err(error) => return Err(self.failed_with(name, error)),
+        let failed = |error: WireError| match error.code.as_str() {
+            NOT_FOUND if !self.keys.contains_key(name) => KeyError::NotFound(name.clone()),
+            _ => self.failed_with(name, error),
         };
+        let metadata = self.describe_key(arn, Some(arn)).await.map_err(failed)?;
         let key_type = self.check(name, &metadata)?;
-        let spki = self.public_key(arn).await.map_err(|error| self.failed_with(name, error))?;
+        let spki = self.public_key(arn).await.map_err(failed)?;
         let refused = |reason: String| KeyError::Unsafe {
             name: name.clone(),
             reason: format!("{arn}: {reason}"),
@@ -124,7 +122,7 @@ impl AwsKms {
     pub(super) async fn behind_alias(&self, name: &KeyName) -> Result<Option<String>, KeyError> {
         match self.describe_key(&alias(name)?, None).await {
             Ok(metadata) => Ok(metadata.arn),
-            Err(error) if error.code == "NotFoundException" => Ok(None),
+            Err(error) if error.code == NOT_FOUND => Ok(None),
             Err(error) => Err(self.failed_with(name, error)),
         }
     }

@@ -19,7 +19,9 @@ use async_trait::async_trait;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::{Blob, DateTimeFormat};
 use aws_sdk_kms::types::{KeyUsageType, MessageType, Tag};
-use ca_core::key::{KeyError, KeyName, KeyType, Signature, SignatureAlgorithm, StoreDescription};
+use ca_core::key::{
+    KeyError, KeyName, KeyType, Signature, SignatureAlgorithm, StoreDescription, ToBeSigned,
+};
 use tokio::time::sleep;
 
 pub use settings::Settings;
@@ -38,6 +40,8 @@ const LONGEST_MESSAGE: usize = 4096;
 const LONGEST_ALIAS: usize = 256;
 /// The tag that holds the whole name of a key.
 const TAG_KEY: &str = "mintmark:key";
+/// KMS knows no such key or alias, or not yet.
+const NOT_FOUND: &str = "NotFoundException";
 /// How often and how long a key that was just made is waited for: KMS shows it after a moment.
 const APPEARS: (u32, Duration) = (10, Duration::from_millis(500));
 
@@ -164,7 +168,7 @@ impl Wire for AwsKms {
         });
         match gone.await {
             Ok(_) => Ok(Some(format!("{arn}: {end}"))),
-            Err(error) if error.code == "NotFoundException" => Ok(Some(format!("{arn}: {end}"))),
+            Err(error) if error.code == NOT_FOUND => Ok(Some(format!("{arn}: {end}"))),
             Err(error) => Err(self.failed_with(name, error)),
         }
     }
@@ -222,13 +226,20 @@ impl AwsKms {
         KeyError::Unavailable { place: self.place.clone(), reason }
     }
 
+    /// Gives the alias to a key, which KMS may not know yet.
     async fn name(&self, alias: &str, arn: &str) -> Result<(), WireError> {
-        let named = patiently(|| {
-            let request =
-                |client: Client| client.create_alias().alias_name(alias).target_key_id(arn).send();
-            self.account.ask("CreateAlias", request)
-        });
-        named.await.map(drop)
+        let create = || {
+            patiently(|| {
+                let request = |client: Client| {
+                    client.create_alias().alias_name(alias).target_key_id(arn).send()
+                };
+                self.account.ask("CreateAlias", request)
+            })
+        };
+        let is_early = |named: &Result<_, WireError>| {
+            named.as_ref().is_err_and(|error| error.code == NOT_FOUND)
+        };
+        eventually(create, is_early).await.map(drop)
     }
 
     /// What a key is whose naming ended with an error: ours after all, if KMS did it and its answer was lost.
@@ -266,14 +277,8 @@ impl AwsKms {
 
     /// Where the alias of a name leads, once KMS shows it everywhere; looked for once if it was `denied`.
     async fn named(&self, name: &KeyName, denied: bool) -> Result<Option<String>, KeyError> {
-        let (tries, pause) = APPEARS;
-        for _ in 1..tries {
-            match self.behind_alias(name).await? {
-                None if !denied => sleep(pause).await,
-                answer => return Ok(answer),
-            }
-        }
-        self.behind_alias(name).await
+        let is_early = |found: &Result<_, _>| !denied && matches!(found, Ok(None));
+        eventually(|| self.behind_alias(name), is_early).await
     }
 
     /// Another server was faster, or the name cannot be given: nobody will use this key.
@@ -283,16 +288,26 @@ impl AwsKms {
         }
     }
 
-    /// The key that was just made, once KMS shows it everywhere.
+    /// The key that was just made, once KMS shows it and signs with it.
     async fn appears(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
-        let (tries, pause) = APPEARS;
-        for _ in 1..tries {
-            match self.inspect(name, arn).await {
-                Err(KeyError::NotFound(_) | KeyError::Unavailable { .. }) => sleep(pause).await,
-                answer => return answer,
-            }
+        let is_early = |shown: &Result<_, _>| {
+            matches!(shown, Err(KeyError::NotFound(_) | KeyError::Unavailable { .. }))
+        };
+        eventually(|| self.shown(name, arn), is_early).await
+    }
+
+    /// One look at it. Whether the signature is good is seen when the key is handed out.
+    async fn shown(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
+        let found = self.inspect(name, arn).await?;
+        let ways = found.public_key.kind().algorithms();
+        let way = *ways.first().expect("a key can sign in one way at least");
+        let mut nonce = [0; 32];
+        fastrand::fill(&mut nonce);
+        let probe = ToBeSigned::probe(nonce, way);
+        match patiently(|| self.sign(&found, way, probe.message())).await {
+            Err(error) if error.code == NOT_FOUND => Err(KeyError::NotFound(name.clone())),
+            _ => Ok(found),
         }
-        self.inspect(name, arn).await
     }
 
     /// Has KMS destroy a key after the days of the settings; says when.
@@ -318,6 +333,22 @@ impl AwsKms {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Asks until the answer is not too early any more, for as long as KMS may take to know of what is new.
+async fn eventually<T, F>(ask: impl Fn() -> F, is_early: impl Fn(&T) -> bool) -> T
+where
+    F: Future<Output = T>,
+{
+    let (tries, pause) = APPEARS;
+    for _ in 1..tries {
+        let answer = ask().await;
+        if !is_early(&answer) {
+            return answer;
+        }
+        sleep(pause).await;
+    }
+    ask().await
 }
 
 fn tag(key: &str, value: &str) -> Result<Tag, WireError> {
