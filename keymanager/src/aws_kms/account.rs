@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aws_config::BehaviorVersion;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::http::HttpResponse;
@@ -17,6 +18,7 @@ use aws_types::SdkConfig;
 use aws_types::service_config::ServiceConfigKey;
 use ca_core::key::KeyError;
 
+use super::credentials::Unhurried;
 use super::{Settings, classify};
 use crate::remote::endpoint;
 use crate::remote::wire::{Class, WireError};
@@ -138,6 +140,11 @@ async fn client(settings: &Settings) -> Result<Client, String> {
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build());
     // Without one: the region's own, whatever else is written elsewhere.
     config.set_endpoint_url(settings.endpoint.clone());
+    config.set_credentials_provider(
+        chain
+            .credentials_provider()
+            .map(|chain| SharedCredentialsProvider::new(Unhurried::new(chain))),
+    );
     Ok(Client::from_conf(config.build()))
 }
 

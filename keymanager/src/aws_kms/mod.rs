@@ -7,6 +7,7 @@
 //! operator can schedule its deletion.
 
 mod account;
+mod credentials;
 mod fault;
 mod inspect;
 mod settings;
