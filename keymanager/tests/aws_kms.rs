@@ -45,6 +45,11 @@ impl Kms {
     }
 
     fn give(&self, credentials: &Credentials) {
+        self.give_with(credentials, "");
+    }
+
+    /// The same with more lines in the profile.
+    fn give_with(&self, credentials: &Credentials, more: &str) {
         let mut text = format!(
             "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
             credentials.access_key_id(),
@@ -53,7 +58,7 @@ impl Kms {
         if let Some(token) = credentials.session_token() {
             text += &format!("aws_session_token = {token}\n");
         }
-        std::fs::write(self.credentials_file(), text).unwrap();
+        std::fs::write(self.credentials_file(), text + more).unwrap();
         std::fs::set_permissions(self.credentials_file(), std::fs::Permissions::from_mode(0o600))
             .unwrap();
     }
@@ -313,6 +318,52 @@ async fn an_alias_that_was_pointed_at_another_key_is_refused_and_does_not_sign()
 }
 
 #[tokio::test]
+async fn a_key_that_was_just_made_is_waited_for_whatever_does_not_know_it_yet() {
+    let operations =
+        [Operation::DescribeKey, Operation::GetPublicKey, Operation::CreateAlias, Operation::Sign];
+    let kms = started();
+    let store = kms.open().await;
+    for (number, operation) in operations.into_iter().enumerate() {
+        let late = [(operation, Duration::from_millis(700))];
+        kms.service.change(|knobs| knobs.unseen = late.into());
+        let made = store.create(&name(&format!("x509/{number}")), KeyType::EcP256).await;
+        let key = made.unwrap_or_else(|error| panic!("{operation:?}: {error}"));
+        sign(&key, soon()).await.unwrap();
+        let early = Outcome::Refused("NotFoundException");
+        assert!(kms.service.counters().of(operation, early) > 0, "{operation:?} was not early");
+    }
+    assert_eq!(kms.asked(Operation::CreateKey), 4);
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 0);
+}
+
+#[tokio::test]
+async fn a_key_that_is_denied_hides_none_of_the_others() {
+    let kms = started();
+    let (store, _key) = kms.key().await;
+    store.create(&name("x509/2"), KeyType::EcP256).await.unwrap();
+    let new = store.describe(&name("x509/2")).await.unwrap().unwrap().location;
+    let foreign = kms.service.create_key(KeySpec::Rsa2048).unwrap();
+    let alias = operator(&kms).await.create_alias().target_key_id(&foreign);
+    alias.alias_name("alias/mintmark/kms_test/x509/99").send().await.unwrap();
+    let operations = [Operation::ListResourceTags, Operation::DescribeKey, Operation::GetPublicKey];
+    for operation in operations {
+        let denied = [&new, &foreign].map(|key| (operation, key.clone()));
+        kms.service.change(|knobs| knobs.denied_keys = denied.into());
+        let store = kms.open().await;
+        let all = [name("x509/1"), name("x509/2"), name("x509/99")];
+        assert_eq!(store.list().await.unwrap(), all, "{operation:?}");
+        let refused = store.describe(&name("x509/2")).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unsafe { .. }), "{operation:?}: {refused}");
+        let told = format!("allow kms:{}", operation.name());
+        assert!(refused.to_string().contains(&told), "{refused}");
+        let refused = store.describe(&name("x509/99")).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Unsafe { .. }), "{operation:?}: {refused}");
+        let good = store.find(&name("x509/1")).await.unwrap().unwrap();
+        sign(&good, soon()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_destroyed_key_can_be_saved_until_a_date_that_is_told() {
     let kms = started();
     let (store, _key) = kms.key().await;
@@ -337,6 +388,39 @@ async fn a_name_that_another_server_takes_meanwhile_is_taken_and_no_key_is_left_
 }
 
 #[tokio::test]
+async fn an_alias_whose_answer_was_lost_is_ours_and_its_key_lives() {
+    let kms = started();
+    kms.service.inject(Operation::CreateAlias, Fault::DropAfter);
+    let (store, key) = kms.key().await;
+    sign(&key, soon()).await.unwrap();
+    assert!(store.find(&name("x509/1")).await.unwrap().is_some());
+    // The second try is told that the alias is there already, and another store that its name is taken.
+    kms.service.inject(Operation::CreateAlias, Fault::DropAfter);
+    store.create(&name("x509/2"), KeyType::EcP256).await.unwrap();
+    assert_eq!(kms.asked(Operation::CreateAlias), 2);
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 0);
+}
+
+#[tokio::test]
+async fn a_key_whose_alias_is_not_known_to_be_another_is_left_alone() {
+    let kms = started();
+    let store = kms.open().await;
+    kms.service.change(|knobs| knobs.denied = [Operation::CreateAlias].into());
+    let refused = store.create(&name("x509/1"), KeyType::EcP256).await.map(drop).unwrap_err();
+    assert!(refused.to_string().contains("allow kms:CreateAlias"), "{refused}");
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 1, "its name was refused for certain");
+    kms.service.change(|knobs| knobs.denied.clear());
+    for _ in 0..6 {
+        kms.service.inject(Operation::CreateAlias, Fault::InternalError);
+    }
+    let unknown = store.create(&name("x509/1"), KeyType::EcP256).await.map(drop).unwrap_err();
+    assert!(matches!(unknown, KeyError::Unavailable { .. }), "{unknown}");
+    let told = unknown.to_string();
+    assert!(told.contains("is not known") && told.contains("arn:aws:kms:"), "{told}");
+    assert_eq!(kms.asked(Operation::ScheduleKeyDeletion), 1, "KMS may yet do what it was asked");
+}
+
+#[tokio::test]
 async fn credentials_and_permissions_that_are_wrong_are_told_at_start() {
     let kms = started();
     std::fs::write(
@@ -355,6 +439,27 @@ async fn credentials_and_permissions_that_are_wrong_are_told_at_start() {
     std::fs::set_permissions(kms.credentials_file(), open).unwrap();
     let refused = kms.try_open(kms.settings()).await.unwrap_err().to_string();
     assert!(refused.contains("chmod 600"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_the_settings_do_not_name_is_refused_at_start() {
+    let kms = started();
+    let plain = "http://kms.example:8080".to_owned();
+    for named in [plain.clone(), "https://kms.example".to_owned(), kms.service.endpoint()] {
+        kms.give_with(kms.service.credentials(), &format!("endpoint_url = {named}\n"));
+        let refused =
+            kms.try_open(Settings { endpoint: None, ..kms.settings() }).await.unwrap_err();
+        assert!(matches!(refused, KeyError::Setup { .. }), "{named}: {refused}");
+        let told = refused.to_string();
+        assert!(told.contains("endpoint") && told.contains("AWS_ENDPOINT_URL"), "{told}");
+    }
+    // STS is sent the proof of a web identity.
+    kms.give_with(kms.service.credentials(), &format!("endpoint_url = {plain}\n"));
+    let refused = kms.try_open(kms.settings()).await.unwrap_err().to_string();
+    assert!(refused.contains("of STS") && refused.contains("not encrypted"), "{refused}");
+    assert_eq!(kms.service.counters().iter().count(), 0, "nothing was asked");
+    kms.give_with(kms.service.credentials(), "endpoint_url = https://kms.example\n");
+    kms.open().await;
 }
 
 #[tokio::test]
@@ -455,6 +560,39 @@ async fn expired_credentials_are_replaced_by_those_that_the_file_has_by_then() {
     kms.give(kms.service.credentials());
     tokio::time::sleep(Duration::from_millis(1100)).await;
     sign(&key, soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_replaced_under_load_cost_no_caller_anything() {
+    let kms = Kms::start(Knobs {
+        latency: Latency::Fixed(Duration::from_millis(20)),
+        ..Knobs::default()
+    });
+    kms.give(&kms.service.temporary_credentials(Duration::from_millis(2500)).unwrap());
+    let (_store, key) = kms.key_at(Settings::of_region(REGION).pace).await;
+    let next = kms.service.temporary_credentials(Duration::from_millis(4500)).unwrap();
+    kms.give(&next);
+    let replaced = async {
+        tokio::time::sleep(Duration::from_millis(3000)).await;
+        kms.give(kms.service.credentials());
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+    };
+    let answers = load_until(&key, 40, replaced).await;
+    let failed = answers.iter().find(|answer| answer.is_err());
+    assert_eq!(good(&answers), answers.len(), "{failed:?}");
+    let expired = Outcome::Refused("ExpiredTokenException");
+    assert!(kms.service.counters().of(Operation::Sign, expired) > 20, "they expired under load");
+}
+
+#[tokio::test]
+async fn a_list_is_asked_for_again_with_new_credentials() {
+    let kms = started();
+    kms.give(&kms.service.temporary_credentials(Duration::from_millis(1200)).unwrap());
+    let store = kms.open().await;
+    kms.give(kms.service.credentials());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(store.list().await.unwrap(), []);
+    assert_eq!(kms.asked(Operation::ListAliases), 3);
 }
 
 #[tokio::test]

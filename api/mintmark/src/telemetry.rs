@@ -19,10 +19,11 @@ use crate::config::{LogFormat, LogLevel, Logging};
 /// the dozen at each start. What we need of a token is checked, and said, by `keymanager`.
 const MECHANISMS: &str = "cryptoki::mechanism";
 
-/// Whether events of this target speak of HTTP/2 frames and connections: at the finer levels they would
-/// drown what Mintmark says itself.
+/// Whether events of this target speak of frames, connections and requests: at the finer levels they would
+/// drown what Mintmark says itself, and AWS's crates write down whole requests, with the token of a web
+/// identity.
 fn is_wire(target: &str) -> bool {
-    ["h2::", "hyper::", "hyper_util::", "tonic::", "tower::"]
+    ["aws_", "h2::", "hyper::", "hyper_rustls::", "hyper_util::", "rustls::", "tonic::", "tower::"]
         .iter()
         .any(|prefix| target.starts_with(prefix))
 }
@@ -67,5 +68,27 @@ fn level(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_carries_requests_is_heard_in_trouble_alone() {
+        for target in [
+            "aws_smithy_runtime::client::orchestrator",
+            "aws_config::web_identity_token",
+            "aws_sdk_sts::config",
+            "h2::proto::connection",
+            "hyper_util::client::legacy::pool",
+            "rustls::client::hs",
+        ] {
+            assert!(is_wire(target), "{target}");
+        }
+        for target in ["keymanager::aws_kms", "mintmark_signer::audit", audit::TARGET, "mintmark"] {
+            assert!(!is_wire(target), "{target}");
+        }
     }
 }

@@ -58,23 +58,25 @@ where
         SdkError::ResponseError(_) => {
             WireError::transient("response", "its answer made no sense or was cut short")
         }
-        _ if is_without_credentials(error) => {
-            WireError::new(Class::Credentials, "no credentials", chain(error))
-        }
-        _ => WireError::transient("connection", chain(error)),
+        _ => of_client(error),
     }
 }
 
-/// Whether nothing was sent because there are no credentials to sign the request with.
-fn is_without_credentials(error: &(dyn Error + 'static)) -> bool {
+/// Nothing was answered: there may be no credentials to sign the request with, or none for now.
+fn of_client(error: &(dyn Error + 'static)) -> WireError {
     let mut behind = Some(error);
-    while let Some(error) = behind {
-        if error.is::<CredentialsError>() {
-            return true;
+    while let Some(cause) = behind {
+        match cause.downcast_ref() {
+            Some(
+                CredentialsError::CredentialsNotLoaded(_)
+                | CredentialsError::InvalidConfiguration(_),
+            ) => return WireError::new(Class::Credentials, "no credentials", chain(error)),
+            // Who gives them, such as STS or the instance's metadata, is slow or away.
+            Some(_) => return WireError::transient("credentials provider", chain(error)),
+            None => behind = cause.source(),
         }
-        behind = error.source();
     }
-    false
+    WireError::transient("connection", chain(error))
 }
 
 fn of_service(
@@ -131,6 +133,32 @@ fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_provider_that_fails_may_do_better_and_one_that_has_nothing_may_not() {
+        use std::time::Duration;
+
+        use aws_sdk_kms::operation::sign::SignError;
+        let of = |error: CredentialsError| {
+            let error = SdkError::<SignError, HttpResponse>::construction_failure(error);
+            let error = classify("Sign", &error);
+            (error.class, error.code)
+        };
+        let slow = CredentialsError::provider_timed_out(Duration::from_secs(5));
+        for passing in [
+            slow,
+            CredentialsError::provider_error("STS answered 503"),
+            CredentialsError::unhandled("no JSON"),
+        ] {
+            assert_eq!(of(passing), (Class::Transient, "credentials provider".to_owned()));
+        }
+        for lasting in [
+            CredentialsError::not_loaded("no provider"),
+            CredentialsError::invalid_configuration("a role that names itself"),
+        ] {
+            assert_eq!(of(lasting), (Class::Credentials, "no credentials".to_owned()));
+        }
+    }
 
     #[test]
     fn each_code_has_the_class_that_helps_against_it() {

@@ -1,25 +1,24 @@
 //! Finding keys in AWS KMS, and what a key has to be to sign for Mintmark.
 
+use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::{Blob, DateTimeFormat};
 use aws_sdk_kms::types::{KeyMetadata, KeyState, KeyUsageType, OriginType};
 use ca_core::key::{KeyError, KeyName, KeyType, PublicKey};
 
-use super::{AwsKms, TAG_KEY, alias, classify, spec, wrong};
+use super::{AwsKms, NOT_FOUND, TAG_KEY, alias, spec, wrong};
 use crate::remote::retry::patiently;
 use crate::remote::wire::{Found, WireError};
 
 impl AwsKms {
     /// The key of that ARN, if it keeps the promises of a key of ours.
     pub(super) async fn inspect(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
-        let metadata = match self.describe_key(arn, Some(arn)).await {
-            Ok(metadata) => metadata,
-            Err(error) if error.code == "NotFoundException" && !self.keys.contains_key(name) => {
-                return Err(KeyError::NotFound(name.clone()));
-            }
-            Err(error) => return Err(self.failed(error)),
+        let failed = |error: WireError| match error.code.as_str() {
+            NOT_FOUND if !self.keys.contains_key(name) => KeyError::NotFound(name.clone()),
+            _ => self.failed_with(name, error),
         };
+        let metadata = self.describe_key(arn, Some(arn)).await.map_err(failed)?;
         let key_type = self.check(name, &metadata)?;
-        let spki = self.public_key(arn).await.map_err(|error| self.failed(error))?;
+        let spki = self.public_key(arn).await.map_err(failed)?;
         let refused = |reason: String| KeyError::Unsafe {
             name: name.clone(),
             reason: format!("{arn}: {reason}"),
@@ -89,8 +88,8 @@ impl AwsKms {
 
     async fn public_key(&self, arn: &str) -> Result<Vec<u8>, WireError> {
         patiently(|| async {
-            let request = self.account.client().get_public_key().key_id(arn);
-            let answer = request.send().await.map_err(|error| classify("GetPublicKey", &error))?;
+            let request = |client: Client| client.get_public_key().key_id(arn).send();
+            let answer = self.account.ask("GetPublicKey", request).await?;
             if answer.key_id() != Some(arn) {
                 return Err(wrong("key", answer.key_id()));
             }
@@ -106,8 +105,8 @@ impl AwsKms {
         expected: Option<&str>,
     ) -> Result<KeyMetadata, WireError> {
         patiently(|| async {
-            let answer = self.account.client().describe_key().key_id(id).send().await;
-            let answer = answer.map_err(|error| classify("DescribeKey", &error))?;
+            let request = |client: Client| client.describe_key().key_id(id).send();
+            let answer = self.account.ask("DescribeKey", request).await?;
             let metadata = answer.key_metadata;
             let metadata = metadata
                 .ok_or_else(|| WireError::transient("response", "DescribeKey: no metadata"))?;
@@ -123,14 +122,14 @@ impl AwsKms {
     pub(super) async fn behind_alias(&self, name: &KeyName) -> Result<Option<String>, KeyError> {
         match self.describe_key(&alias(name)?, None).await {
             Ok(metadata) => Ok(metadata.arn),
-            Err(error) if error.code == "NotFoundException" => Ok(None),
-            Err(error) => Err(self.failed(error)),
+            Err(error) if error.code == NOT_FOUND => Ok(None),
+            Err(error) => Err(self.failed_with(name, error)),
         }
     }
 
     /// Refuses a key that an alias leads to and that was not made for that name.
     pub(super) async fn check_tag(&self, name: &KeyName, arn: &str) -> Result<(), KeyError> {
-        let reason = match self.tag(arn).await? {
+        let reason = match self.tag(name, arn).await? {
             Some(tag) if tag == name.as_str() => return Ok(()),
             Some(tag) => format!("its tag {TAG_KEY} says {tag}"),
             None => format!("it has no tag {TAG_KEY}"),
@@ -142,14 +141,14 @@ impl AwsKms {
         Err(KeyError::Unsafe { name: name.clone(), reason })
     }
 
-    /// The value of [`TAG_KEY`] of a key.
-    pub(super) async fn tag(&self, key: &str) -> Result<Option<String>, KeyError> {
+    /// The value of [`TAG_KEY`] of the key that is found by a name.
+    pub(super) async fn tag(&self, name: &KeyName, key: &str) -> Result<Option<String>, KeyError> {
         // A key has 50 tags at most, which are one page.
-        let answer = patiently(|| async {
-            let request = self.account.client().list_resource_tags().key_id(key);
-            request.send().await.map_err(|error| classify("ListResourceTags", &error))
+        let answer = patiently(|| {
+            let request = |client: Client| client.list_resource_tags().key_id(key).send();
+            self.account.ask("ListResourceTags", request)
         });
-        let answer = answer.await.map_err(|error| self.failed(error))?;
+        let answer = answer.await.map_err(|error| self.failed_with(name, error))?;
         let tag = answer.tags().iter().find(|tag| tag.tag_key() == TAG_KEY);
         Ok(tag.map(|tag| tag.tag_value().to_owned()))
     }
@@ -162,10 +161,11 @@ impl AwsKms {
         let prefix = format!("alias/mintmark/{}/", trust_domain.replace('.', "_"));
         let (mut found, mut marker) = (Vec::new(), None);
         loop {
-            let page = patiently(|| async {
-                let request = self.account.client().list_aliases().limit(100);
-                let answer = request.set_marker(marker.clone()).send().await;
-                answer.map_err(|error| classify("ListAliases", &error))
+            let page = patiently(|| {
+                let from = marker.clone();
+                let request =
+                    |client: Client| client.list_aliases().limit(100).set_marker(from).send();
+                self.account.ask("ListAliases", request)
             });
             let page = page.await.map_err(|error| self.failed(error))?;
             found.extend(page.aliases().iter().filter_map(|entry| {

@@ -2,10 +2,12 @@
 //!
 //! A key is used by its ARN alone. Keys that Mintmark makes bear tags that say whose they are, and an alias
 //! by which they are found again and never sign; keys that an administrator made are named in the settings.
-//! A start that is cut short between making a key and giving it its alias leaves a key that nothing uses:
-//! its tag `mintmark:key` names it, and an operator can schedule its deletion.
+//! A start that is cut short between making a key and giving it its alias leaves a key that nothing uses, as
+//! does an alias of which KMS does not say whether it was given: the key's tag `mintmark:key` names it, and an
+//! operator can schedule its deletion.
 
 mod account;
+mod credentials;
 mod fault;
 mod inspect;
 mod settings;
@@ -15,9 +17,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::{Blob, DateTimeFormat};
 use aws_sdk_kms::types::{KeyUsageType, MessageType, Tag};
-use ca_core::key::{KeyError, KeyName, KeyType, Signature, SignatureAlgorithm, StoreDescription};
+use ca_core::key::{
+    KeyError, KeyName, KeyType, Signature, SignatureAlgorithm, StoreDescription, ToBeSigned,
+};
 use tokio::time::sleep;
 
 pub use settings::Settings;
@@ -36,6 +41,8 @@ const LONGEST_MESSAGE: usize = 4096;
 const LONGEST_ALIAS: usize = 256;
 /// The tag that holds the whole name of a key.
 const TAG_KEY: &str = "mintmark:key";
+/// KMS knows no such key or alias, or not yet.
+const NOT_FOUND: &str = "NotFoundException";
 /// How often and how long a key that was just made is waited for: KMS shows it after a moment.
 const APPEARS: (u32, Duration) = (10, Duration::from_millis(500));
 
@@ -56,7 +63,7 @@ pub async fn open(
     }
     let (place, pace) = (settings.place(), settings.pace);
     let deletion_days = settings.deletion_days;
-    let account = Account::open(settings).await;
+    let account = Account::open(settings).await?;
     let kms = AwsKms { account, keys, place: place.clone(), deletion_days };
     for (name, arn) in &kms.keys {
         kms.inspect(name, arn).await?;
@@ -98,13 +105,11 @@ impl Wire for AwsKms {
             Some(digest) => (digest.as_ref(), MessageType::Digest),
             None => (message, MessageType::Raw),
         };
-        let request = self.account.client().sign().key_id(&key.handle);
-        let request = request.message(Blob::new(bytes)).message_type(message_type);
-        let answer = Box::pin(request.signing_algorithm(wanted.clone()).send()).await;
-        let answer = match answer.map_err(|error| classify("Sign", &error)) {
-            Err(error) if error.class == Class::Credentials => return Err(self.renew(error).await),
-            answer => answer?,
+        let request = |client: Client| {
+            let request = client.sign().key_id(&key.handle).signing_algorithm(wanted.clone());
+            Box::pin(request.message(Blob::new(bytes)).message_type(message_type).send())
         };
+        let answer = self.account.ask("Sign", request).await?;
         if answer.key_id() != Some(&key.handle) {
             return Err(wrong("key", answer.key_id()));
         }
@@ -128,16 +133,7 @@ impl Wire for AwsKms {
         let alias = alias(name)?;
         let arn = self.make(name, key_type).await?;
         if let Err(error) = self.name(&alias, &arn).await {
-            // Another server was faster, or the name cannot be given: nobody will use this key.
-            let left = self.schedule_deletion(&arn).await.is_err();
-            if left {
-                tracing::warn!(%name, arn, "a key was made and is not used; schedule its deletion");
-            }
-            return Err(if error.code == "AlreadyExistsException" {
-                KeyError::Exists(name.clone())
-            } else {
-                self.failed(error)
-            });
+            self.check_named(name, &arn, error).await?;
         }
         self.appears(name, &arn).await
     }
@@ -145,9 +141,12 @@ impl Wire for AwsKms {
     async fn list(&self, trust_domain: &str) -> Result<Vec<KeyName>, KeyError> {
         let mut names: Vec<KeyName> = self.keys.keys().cloned().collect();
         for (name, target) in self.aliases(trust_domain).await? {
-            // Two trust domains can have one spelling as an alias.
-            if self.tag(&target).await?.is_none_or(|tag| tag == name.as_str()) {
-                names.push(name);
+            // Two trust domains can have one spelling as an alias. A key whose tag cannot be read stays in
+            // the list, as whoever describes it is told why.
+            match self.tag(&name, &target).await {
+                Ok(Some(tag)) if tag != name.as_str() => {}
+                Err(error) if !error.is_of_one_key() => return Err(error),
+                _ => names.push(name),
             }
         }
         Ok(names)
@@ -161,16 +160,17 @@ impl Wire for AwsKms {
         }
         let Some(arn) = self.behind_alias(name).await? else { return Ok(None) };
         self.check_tag(name, &arn).await?;
-        let end = self.schedule_deletion(&arn).await.map_err(|error| self.failed(error))?;
+        let end =
+            self.schedule_deletion(&arn).await.map_err(|error| self.failed_with(name, error))?;
         let alias = alias(name)?;
-        let gone = patiently(|| async {
-            let request = self.account.client().delete_alias().alias_name(&alias);
-            request.send().await.map_err(|error| classify("DeleteAlias", &error))
+        let gone = patiently(|| {
+            let request = |client: Client| client.delete_alias().alias_name(&alias).send();
+            self.account.ask("DeleteAlias", request)
         });
         match gone.await {
             Ok(_) => Ok(Some(format!("{arn}: {end}"))),
-            Err(error) if error.code == "NotFoundException" => Ok(Some(format!("{arn}: {end}"))),
-            Err(error) => Err(self.failed(error)),
+            Err(error) if error.code == NOT_FOUND => Ok(Some(format!("{arn}: {end}"))),
+            Err(error) => Err(self.failed_with(name, error)),
         }
     }
 }
@@ -180,12 +180,12 @@ impl AwsKms {
         error.into_key_error(&self.place)
     }
 
-    /// Looks for new credentials; if it does, another try is worth it.
-    async fn renew(&self, error: WireError) -> WireError {
-        if self.account.reload().await {
-            return WireError { class: Class::Transient, ..error };
+    /// The same of a call about one key: what is refused of it says nothing of the others.
+    fn failed_with(&self, name: &KeyName, error: WireError) -> KeyError {
+        match error.class {
+            Class::Refused => KeyError::Unsafe { name: name.clone(), reason: error.reason },
+            _ => self.failed(error),
         }
-        error
     }
 
     /// Makes a key, and gives its ARN. Not tried again but when KMS says that it did nothing, as each
@@ -201,13 +201,12 @@ impl AwsKms {
         ];
         let description = format!("Mintmark CA key {name}, made by Mintmark {version}");
         let made = patiently(|| async {
-            let mut request = self.account.client().create_key().description(&description);
-            request = request.key_spec(spec::spec(key_type)).key_usage(KeyUsageType::SignVerify);
-            for (key, value) in tags {
-                request = request.tags(tag(key, value)?);
-            }
-            let answer = request.send().await.map_err(|error| classify("CreateKey", &error));
-            match answer {
+            let tags = tags.iter().map(|(key, value)| tag(key, value)).collect::<Result<_, _>>()?;
+            let request = |client: Client| {
+                let request = client.create_key().description(&description).set_tags(Some(tags));
+                request.key_spec(spec::spec(key_type)).key_usage(KeyUsageType::SignVerify).send()
+            };
+            match self.account.ask("CreateKey", request).await {
                 Err(error) if error.class == Class::Transient => {
                     Err(WireError { class: Class::Refused, ..error })
                 }
@@ -228,34 +227,98 @@ impl AwsKms {
         KeyError::Unavailable { place: self.place.clone(), reason }
     }
 
+    /// Gives the alias to a key, which KMS may not know yet.
     async fn name(&self, alias: &str, arn: &str) -> Result<(), WireError> {
-        patiently(|| async {
-            let request = self.account.client().create_alias().alias_name(alias);
-            let answer = request.target_key_id(arn).send().await;
-            answer.map(drop).map_err(|error| classify("CreateAlias", &error))
-        })
-        .await
+        let create = || {
+            patiently(|| {
+                let request = |client: Client| {
+                    client.create_alias().alias_name(alias).target_key_id(arn).send()
+                };
+                self.account.ask("CreateAlias", request)
+            })
+        };
+        let is_early = |named: &Result<_, WireError>| {
+            named.as_ref().is_err_and(|error| error.code == NOT_FOUND)
+        };
+        eventually(create, is_early).await.map(drop)
     }
 
-    /// The key that was just made, once KMS shows it everywhere.
-    async fn appears(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
-        let (tries, pause) = APPEARS;
-        for _ in 1..tries {
-            match self.inspect(name, arn).await {
-                Err(KeyError::NotFound(_) | KeyError::Unavailable { .. }) => sleep(pause).await,
-                answer => return answer,
+    /// What a key is whose naming ended with an error: ours after all, if KMS did it and its answer was lost.
+    /// Destroyed is only one that the alias is known not to lead to.
+    async fn check_named(
+        &self,
+        name: &KeyName,
+        arn: &str,
+        error: WireError,
+    ) -> Result<(), KeyError> {
+        let taken = error.code == "AlreadyExistsException";
+        let denied = error.class == Class::Refused && !taken;
+        match self.named(name, denied).await {
+            Ok(Some(found)) if found == arn => Ok(()),
+            Ok(Some(_)) => {
+                self.discard(name, arn).await;
+                Err(KeyError::Exists(name.clone()))
+            }
+            Ok(None) if denied => {
+                self.discard(name, arn).await;
+                Err(self.failed(error))
+            }
+            unknown => {
+                let why = unknown.err().map(|error| format!(" ({error})")).unwrap_or_default();
+                tracing::warn!(%name, arn, reason = error.reason, "a key was made, and may have its alias or not");
+                let reason = format!(
+                    "{}; whether the alias of {name} leads to {arn}, which was made for it, is not known{why}: \
+                     look, and schedule the key's deletion if not",
+                    error.reason
+                );
+                Err(KeyError::Unavailable { place: self.place.clone(), reason })
             }
         }
-        self.inspect(name, arn).await
+    }
+
+    /// Where the alias of a name leads, once KMS shows it everywhere; looked for once if it was `denied`.
+    async fn named(&self, name: &KeyName, denied: bool) -> Result<Option<String>, KeyError> {
+        let is_early = |found: &Result<_, _>| !denied && matches!(found, Ok(None));
+        eventually(|| self.behind_alias(name), is_early).await
+    }
+
+    /// Another server was faster, or the name cannot be given: nobody will use this key.
+    async fn discard(&self, name: &KeyName, arn: &str) {
+        if self.schedule_deletion(arn).await.is_err() {
+            tracing::warn!(%name, arn, "a key was made and is not used; schedule its deletion");
+        }
+    }
+
+    /// The key that was just made, once KMS shows it and signs with it.
+    async fn appears(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
+        let is_early = |shown: &Result<_, _>| {
+            matches!(shown, Err(KeyError::NotFound(_) | KeyError::Unavailable { .. }))
+        };
+        eventually(|| self.shown(name, arn), is_early).await
+    }
+
+    /// One look at it. Whether the signature is good is seen when the key is handed out.
+    async fn shown(&self, name: &KeyName, arn: &str) -> Result<Found, KeyError> {
+        let found = self.inspect(name, arn).await?;
+        let ways = found.public_key.kind().algorithms();
+        let way = *ways.first().expect("a key can sign in one way at least");
+        let mut nonce = [0; 32];
+        fastrand::fill(&mut nonce);
+        let probe = ToBeSigned::probe(nonce, way);
+        match patiently(|| self.sign(&found, way, probe.message())).await {
+            Err(error) if error.code == NOT_FOUND => Err(KeyError::NotFound(name.clone())),
+            _ => Ok(found),
+        }
     }
 
     /// Has KMS destroy a key after the days of the settings; says when.
     async fn schedule_deletion(&self, arn: &str) -> Result<String, WireError> {
         let days = i32::from(self.deletion_days);
-        let answer = patiently(|| async {
-            let request = self.account.client().schedule_key_deletion().key_id(arn);
-            let answer = request.pending_window_in_days(days).send().await;
-            answer.map_err(|error| classify("ScheduleKeyDeletion", &error))
+        let answer = patiently(|| {
+            let request = |client: Client| {
+                client.schedule_key_deletion().key_id(arn).pending_window_in_days(days).send()
+            };
+            self.account.ask("ScheduleKeyDeletion", request)
         });
         match answer.await {
             Ok(answer) => {
@@ -271,6 +334,22 @@ impl AwsKms {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Asks until the answer is not too early any more, for as long as KMS may take to know of what is new.
+async fn eventually<T, F>(ask: impl Fn() -> F, is_early: impl Fn(&T) -> bool) -> T
+where
+    F: Future<Output = T>,
+{
+    let (tries, pause) = APPEARS;
+    for _ in 1..tries {
+        let answer = ask().await;
+        if !is_early(&answer) {
+            return answer;
+        }
+        sleep(pause).await;
+    }
+    ask().await
 }
 
 fn tag(key: &str, value: &str) -> Result<Tag, WireError> {

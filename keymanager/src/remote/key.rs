@@ -180,7 +180,7 @@ impl RemoteKey {
             Class::Throttled { retry_after } => {
                 pause(tries - 1).max(retry_after.unwrap_or_default())
             }
-            Class::Transient => pause(tries - 1),
+            Class::Transient | Class::Renewed => pause(tries - 1),
         };
         let in_time = now + wait < deadline;
         // The lane sees to it that throttling ends.

@@ -69,6 +69,8 @@ pub(crate) enum Class {
     Transient,
     /// The credentials do not count (any more): new ones.
     Credentials,
+    /// The credentials did not count, and there are others by now: another try.
+    Renewed,
     /// The request will never be granted: a person.
     Refused,
     /// The answer is of another key or algorithm: another try, and an alarm.
@@ -95,7 +97,11 @@ impl WireError {
     /// Whether the same request may do better a little later.
     pub(crate) fn may_pass(&self) -> bool {
         match self.class {
-            Class::Throttled { .. } | Class::Transient | Class::Wrong | Class::Malformed(_) => true,
+            Class::Throttled { .. }
+            | Class::Transient
+            | Class::Renewed
+            | Class::Wrong
+            | Class::Malformed(_) => true,
             Class::Credentials | Class::Refused => false,
         }
     }
@@ -118,7 +124,7 @@ impl Class {
         match self {
             Self::Throttled { .. } => "throttled",
             Self::Transient => "transient",
-            Self::Credentials => "credentials",
+            Self::Credentials | Self::Renewed => "credentials",
             Self::Refused => "refused",
             Self::Wrong => "wrong",
             Self::Malformed(_) => "malformed",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -30,6 +31,8 @@ pub(super) struct Key {
     pub(super) tags: BTreeMap<String, String>,
     /// Seconds since 1970.
     pub(super) created: i64,
+    /// The same moment, to tell its age by.
+    pub(super) made: Instant,
     pub(super) pair: Arc<KeyPair>,
 }
 
@@ -92,6 +95,7 @@ impl Account {
             description: String::new(),
             tags: BTreeMap::new(),
             created: now,
+            made: Instant::now(),
             pair: Arc::new(pair),
         };
         Ok(self.keys.entry(id).or_insert(key))
@@ -115,6 +119,13 @@ impl Account {
             Exception::not_found(format!("Alias {}{local} is not found.", arn_prefix()))
         })?;
         self.keyed(&alias.target)
+    }
+
+    /// The key that a request is about, if it is about one.
+    pub(super) fn subject(&self, body: &[u8]) -> Option<&Key> {
+        let request: Value = serde_json::from_slice(body).ok()?;
+        let name = request.get("KeyId").or_else(|| request.get("TargetKeyId"))?;
+        self.named(name.as_str()?).ok()
     }
 
     /// The key that a request names by id or ARN, where an alias will not do.
@@ -220,6 +231,6 @@ fn key_id(name: &str) -> Result<&str, Exception> {
         .ok_or_else(|| Exception::not_found(format!("Invalid keyId '{name}'")))
 }
 
-fn no_key(id: &str) -> Exception {
+pub(super) fn no_key(id: &str) -> Exception {
     Exception::not_found(format!("Key '{}' does not exist", key_arn(id)))
 }

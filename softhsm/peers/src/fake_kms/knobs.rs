@@ -1,6 +1,7 @@
 //! What can be set while the stand-in runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Faults, Latency, Operation, Quota};
 
@@ -16,6 +17,11 @@ pub struct Knobs {
     pub faults: Faults,
     /// Operations that the caller's policy does not allow: `AccessDeniedException`.
     pub denied: BTreeSet<Operation>,
+    /// Operations that the caller's policy does not allow with one key, by its ARN, likewise.
+    pub denied_keys: BTreeSet<(Operation, String)>,
+    /// For how long an operation does not know a key that was just made: `NotFoundException`. KMS is
+    /// eventually consistent.
+    pub unseen: BTreeMap<Operation, Duration>,
     /// How far the service's clock is ahead of this machine's, in seconds (negative: behind). Past five
     /// minutes either way SigV4 refuses a client that goes by this machine's clock.
     pub clock_ahead: i64,

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use hyper::http::request::Parts;
 use serde_json::Value;
 
-use super::account::{Account, State, Usage};
+use super::account::{Account, Key, State, Usage, no_key};
 use super::authentication::Authority;
 use super::exception::Exception;
 use super::identity::{key_arn, uuid};
@@ -134,7 +134,14 @@ impl Service {
         let mut controls = lock(&self.controls);
         let latency = controls.knobs.latency;
         let latency = latency.draw(&mut controls.random);
-        (latency, authentic.and_then(|()| controls.admit(operation)))
+        let knobs = &controls.knobs;
+        let by_key = authentic.and_then(|()| match (&knobs.denied_keys, &knobs.unseen) {
+            (denied, unseen) if denied.is_empty() && unseen.is_empty() => Ok(()),
+            _ => {
+                lock(&self.account).subject(body).map_or(Ok(()), |key| knobs.admit(operation, key))
+            }
+        });
+        (latency, by_key.and_then(|()| controls.admit(operation)))
     }
 
     /// The work.
@@ -236,17 +243,33 @@ impl Service {
     }
 }
 
+impl Knobs {
+    /// What they say of an operation with this key.
+    fn admit(&self, operation: Operation, key: &Key) -> Result<(), Exception> {
+        if self.denied_keys.contains(&(operation, key.arn())) {
+            return Err(denied(operation));
+        }
+        match self.unseen.get(&operation) {
+            Some(&time) if key.made.elapsed() < time => Err(no_key(&key.id)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn denied(operation: Operation) -> Exception {
+    let name = operation.name();
+    let message = format!(
+        "User: mintmark is not authorized to perform: kms:{name} because no identity-based policy \
+         allows the kms:{name} action"
+    );
+    Exception::new("AccessDeniedException", message)
+}
+
 impl Controls {
     /// Authorization, quota and the fault of a request, in this order.
     fn admit(&mut self, operation: Operation) -> Result<Option<Fault>, Exception> {
         if self.knobs.denied.contains(&operation) {
-            let message = format!(
-                "User: mintmark is not authorized to perform: kms:{} because no identity-based \
-                 policy allows the kms:{} action",
-                operation.name(),
-                operation.name()
-            );
-            return Err(Exception::new("AccessDeniedException", message));
+            return Err(denied(operation));
         }
         let quota = self.knobs.quota.filter(|_| operation == Operation::Sign);
         if quota.is_some_and(|quota| !self.bucket.take(quota, Instant::now())) {
