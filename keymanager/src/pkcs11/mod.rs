@@ -294,8 +294,11 @@ impl KeyStore for Pkcs11Store {
     }
 }
 
-/// How long managing keys waits for a device to be brought back.
+/// How long managing keys waits for a device to be brought back, or to have time.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it leaves a device alone that failed, at first, and at most after doubling it each time.
+const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often a step of managing keys is tried: a session may have been lost, and then the device be away.
 const MOST_TRIES: u32 = 3;
 /// What a call that manages keys may take beside, in stall limits: it is made of many calls into the module.
@@ -421,13 +424,13 @@ impl Shared {
 
     /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
     /// opens another and tries again; if the library has lost its device, has that brought back first, and
-    /// waits some seconds for it.
+    /// waits some seconds for it, as for a device that wants less.
     fn on_session<T>(
         &self,
         manager: &mut Manager,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let (mut tries, end) = (0, Instant::now() + PATIENCE);
+        let (mut tries, mut pause, end) = (0, PAUSE, Instant::now() + PATIENCE);
         loop {
             tries += 1;
             let present = self.token().module().generation();
@@ -443,11 +446,16 @@ impl Shared {
                 _ => false,
             };
             let left = end.saturating_duration_since(Instant::now());
-            if tries == MOST_TRIES || is_away && left.is_zero() {
+            let wants_less = fault.class == Class::Later;
+            let too_long = (is_away || wants_less) && left.is_zero();
+            if too_long || !wants_less && tries == MOST_TRIES {
                 return Err(Failure::Token(fault));
             }
             if is_away {
                 self.pool.inner().recover_within(generation, &fault.said, left);
+            } else if wants_less || fault.class == Class::Device {
+                thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }

@@ -17,7 +17,8 @@ use super::queue::Turn;
 use super::token::TokenSession;
 use crate::verification;
 
-/// How often a job may fail for reasons of the device before its caller is told.
+/// How often a job may fail for reasons of the device before its caller is told. While the device only wants
+/// less, its deadline is the limit.
 const MOST_TRIES: u8 = 6;
 /// What it means that a key is not there.
 const GONE: &str = "it is not in the token any more; restore it, or make a new authority";
@@ -57,10 +58,11 @@ struct On {
 }
 
 /// Whether a fault is one of the few that a job may meet. Sessions that were lost together do not count, nor
-/// those that the token allows no more of: there may be many of either, and the others serve the job.
+/// those that the token allows no more of: there may be many of either, and the others serve the job. Nor does
+/// a device that wants less, which may last.
 fn counts(fault: &Fault, on: On) -> bool {
     match fault.class {
-        Class::Sessions => false,
+        Class::Sessions | Class::Later => false,
         Class::Session => on.fresh,
         _ => true,
     }
@@ -68,7 +70,8 @@ fn counts(fault: &Fault, on: On) -> bool {
 
 /// What is done about a fault, beside what becomes of the session ([`Trouble::costs_the_session`]).
 struct Remedy {
-    /// Before others take the job up, this thread leaves the device alone: shortest and longest.
+    /// Before others take the job up, this thread leaves the device alone: shortest and longest. The job waits
+    /// behind the others of its class then, which may fare better.
     nap_first: Option<(Duration, Duration)>,
     /// Whether another try may help.
     again: bool,
@@ -335,12 +338,15 @@ impl Worker {
         job.tries += u8::from(counts(&fault, on));
         let remedy = Remedy::of(fault.class, on.fresh);
         if let Some((shortest, longest)) = remedy.nap_first {
-            self.nap(shortest, longest);
+            // The longer the job has been at it, the longer each time, whichever threads it met.
+            self.nap(shortest.max(job.order.submitted.elapsed() / 4), longest);
         }
         if fault.class == Class::Credentials {
             self.pool.fail(StoreHealth::Lost(fault.said.clone()));
         }
-        if remedy.again && job.tries < MOST_TRIES {
+        if remedy.nap_first.is_some() {
+            self.put_last(job);
+        } else if remedy.again && job.tries < MOST_TRIES {
             self.pool.put_back(job);
         } else {
             let error = fault.clone().sign_error(job.key_name());
@@ -351,6 +357,15 @@ impl Worker {
             Then::Nap(shortest, longest) => self.nap(shortest, longest),
             Then::Count if !self.pool.device_failed() => {}
             Then::Count | Then::Recover => self.pool.recover(on.generation, &fault.said),
+        }
+    }
+
+    /// Puts a job behind the others of its class.
+    fn put_last(&self, job: Job) {
+        job.order.key.metrics.retried();
+        if let Err(job) = self.pool.queue.put_last(job.order.urgency.priority, job) {
+            let stopped = self.pool.stopped(job.key_name());
+            job.reply.send(Err(stopped));
         }
     }
 

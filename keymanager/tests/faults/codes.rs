@@ -355,7 +355,7 @@ async fn handles_that_are_refused_in_new_sessions_too_have_the_library_initialis
 async fn a_fault_that_does_not_end_is_told_to_the_caller_with_its_code() {
     let bench = Bench::new();
     let opened = bench.open().await;
-    for (code, text) in [OF_A_SESSION[0], OF_THE_DEVICE[2], OF_A_MOMENT[0]] {
+    for (code, text) in [OF_A_SESSION[0], OF_THE_DEVICE[2]] {
         bench.fault(Function::Sign, When::Every(1), Effect::Fail(code));
         let error = opened.sign(LONG).await.unwrap_err();
         assert!(matches!(error, SignError::Unavailable { .. }), "{error}");
@@ -363,6 +363,63 @@ async fn a_fault_that_does_not_end_is_told_to_the_caller_with_its_code() {
         bench.device.clear_rules();
         opened.signs().await;
     }
+    let (code, text) = OF_A_MOMENT[0];
+    bench.fault(Function::Sign, When::Every(1), Effect::Fail(code));
+    let error = opened.sign(Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(error, SignError::Late { .. }), "it may end: {error}");
+    assert!(error.to_string().contains(text), "{error}");
+    bench.device.clear_rules();
+    opened.signs().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_wants_less_for_a_second_is_waited_for_and_not_stormed() {
+    const CALLERS: usize = 16;
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    opened.warm_up(4).await;
+    let fault = bench.fault(Function::SignInit, When::Every(1), Effect::Fail(CKR_FUNCTION_FAILED));
+    let calls = [(); CALLERS].map(|()| {
+        let key = std::sync::Arc::clone(&opened.key);
+        tokio::spawn(async move { crate::bench::sign(&*key, LONG).await })
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let tried = bench.device.fired(fault);
+    bench.device.remove(fault);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // Four threads, and each nap is 25 ms long at least once a caller has waited 200 ms.
+    assert!((CALLERS as u64..400).contains(&tried), "{tried} tries");
+    assert_eq!(bench.device.calls(Function::Finalize), 0, "the library is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn managing_keys_waits_for_a_device_that_wants_less() {
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    for (code, while_it_lasts) in
+        [(CKR_FUNCTION_FAILED, Duration::from_millis(800)), (CKR_DEVICE_ERROR, Duration::ZERO)]
+    {
+        let fault = bench.fault(Function::FindObjectsInit, When::Every(1), Effect::Fail(code));
+        let ends = async {
+            until("a try", || bench.device.fired(fault) > 0).await;
+            tokio::time::sleep(while_it_lasts).await;
+            let tried = bench.device.fired(fault);
+            bench.device.remove(fault);
+            tried
+        };
+        let (listed, tried) = tokio::join!(opened.store.list(), ends);
+        assert_eq!(listed.unwrap(), [name("x509/1")]);
+        assert!(tried < 20, "{tried} tries");
+    }
+    let fault = bench.fault(Function::FindObjectsInit, When::Every(1), Effect::Fail(CKR_CANCEL));
+    let started = Instant::now();
+    let error = opened.store.list().await.unwrap_err();
+    assert!(matches!(error, KeyError::Unavailable { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    bench.device.remove(fault);
+    assert_eq!(opened.store.list().await.unwrap(), [name("x509/1")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
