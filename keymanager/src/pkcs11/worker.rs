@@ -42,10 +42,15 @@ struct Seat {
     handles: Vec<(Weak<Facts>, ObjectHandle)>,
 }
 
-/// A signature, and whether its key's handle had to be looked up first.
+/// A signature.
 struct Signed {
     signature: Signature,
+    /// Whether its key's handle had to be looked up first.
     looked_up: bool,
+    /// When the token was asked for it, with the session open and the handle known.
+    asked: Instant,
+    /// How long the token took.
+    took: Duration,
 }
 
 /// On what a job was tried.
@@ -227,12 +232,11 @@ impl Worker {
         let present = self.pool.token.module().generation();
         self.pool.answers.begun(started, self.pace.unwrap_or_default());
         let signed = self.sign(key, &order.input);
-        let took = started.elapsed();
-        let outcome = signed.and_then(|Signed { signature, looked_up }| {
+        let outcome = signed.and_then(|signed| {
             // What a handle that was just looked up signs first is verified whatever is set.
-            let due = verify || looked_up;
-            let right = !due || key.verifiers.verifies(&order.message, &signature);
-            if right { Ok(signature) } else { Err(Trouble::Wrong) }
+            let due = verify || signed.looked_up;
+            let right = !due || key.verifiers.verifies(&order.message, &signed.signature);
+            if right { Ok(signed) } else { Err(Trouble::Wrong) }
         });
         // Without a session, what failed was the opening of one.
         let generation = self.seat.as_ref().map_or(present, |seat| seat.session.generation());
@@ -241,7 +245,7 @@ impl Worker {
             self.seat = None;
         }
         let Some((job, _)) = self.slot.state().current.take() else { return false };
-        self.conclude(job, outcome, (started, took), On { generation, fresh });
+        self.conclude(job, outcome, started, On { generation, fresh });
         true
     }
 
@@ -264,25 +268,22 @@ impl Worker {
                 (private, true)
             }
         };
+        let asked = Instant::now();
         let signed = seat.session.run(|session| token.sign_on(session, private, input))?;
+        let took = asked.elapsed();
         let signature = signed.map_err(Trouble::Malformed)?;
-        Ok(Signed { signature, looked_up })
+        Ok(Signed { signature, looked_up, asked, took })
     }
 
     /// Answers a job or has it tried again.
-    fn conclude(
-        &mut self,
-        job: Job,
-        outcome: Result<Signature, Trouble>,
-        (started, took): (Instant, Duration),
-        on: On,
-    ) {
+    fn conclude(&mut self, job: Job, outcome: Result<Signed, Trouble>, started: Instant, on: On) {
         match outcome {
-            Ok(signature) => {
+            Ok(Signed { signature, asked, took, .. }) => {
                 job.order.key.metrics.signed(took);
                 self.naps = 0;
                 self.pool.device_works();
-                self.pool.queue.note_pace(took);
+                // With its verification, but without a session that had to be opened for it.
+                self.pool.queue.note_pace(asked.elapsed());
                 self.answer(job, Ok(signature), started, took);
             }
             Err(Trouble::Wrong) => self.wrong(job, verification::wrong),

@@ -117,6 +117,35 @@ async fn a_caller_does_not_pay_for_many_sessions_that_were_lost_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_login_of_lost_sessions_is_not_taken_for_a_slow_device() {
+    const BURST: usize = 300;
+    let bench = Bench::new();
+    let settings = Settings { sessions: 8, queue_wait: LONG / 60, ..bench.settings() };
+    let opened = Opened::of(settings).await;
+    opened.warm_up(8).await;
+    bench.device.set_latency(Function::Login, Duration::from_millis(500));
+    bench.device.remove_device(Duration::ZERO);
+    let burst = |count| {
+        let calls = (0..count).map(|_| {
+            let key = std::sync::Arc::clone(&opened.key);
+            tokio::spawn(async move { crate::bench::sign(&*key, LONG).await })
+        });
+        calls.collect::<Vec<_>>()
+    };
+    // One for each thread, which all wait for the one login.
+    for call in burst(8) {
+        call.await.unwrap().unwrap();
+    }
+    for call in burst(BURST) {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(bench.figures.outcomes("busy"), 0);
+    let slow = bench.figures.sum("sign_seconds_count", &[])
+        - bench.figures.sum("sign_seconds_bucket", &["le=\"0.262144\""]);
+    assert_eq!(slow, 0, "nor in the figures");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_code_about_the_device_costs_the_session_at_first_and_the_third_one_the_library() {
     let bench = Bench::new();
     let opened = single(&bench).await;
