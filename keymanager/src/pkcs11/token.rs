@@ -105,7 +105,8 @@ impl Token {
         &self.abilities.key_types
     }
 
-    /// How a key of that kind signs in it, unless the token refuses one of them with this key; the usual way first.
+    /// How a key of that kind signs in it, unless the token refuses one of them with this key; the usual way
+    /// first.
     pub(super) fn algorithms(&self, key: &PublicKey) -> Vec<SignatureAlgorithm> {
         let ways = key.kind().algorithms().iter().copied();
         ways.filter(|way| self.abilities.algorithms.contains(way)).collect()
