@@ -66,6 +66,8 @@ fn make(session: &Session, name: &KeyName, curve: &[u8], changes: &[Attribute]) 
         Attribute::Decrypt(false),
         Attribute::Unwrap(false),
         Attribute::Derive(false),
+        Attribute::Modifiable(false),
+        Attribute::Copyable(false),
         Attribute::Id(vec![1]),
         label,
     ];

@@ -6,10 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a test: the message is the line")]
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyError, KeyName, KeyStore, KeyType, SignatureAlgorithm};
+use ca_core::key::{
+    KeyError, KeyName, KeyStore, KeyType, Priority, SignError, SignatureAlgorithm, ToBeSigned,
+    Urgency,
+};
 use keymanager::metrics::StoreMetrics;
-use keymanager::pkcs11::{Hashing, Settings, TokenSelector};
+use keymanager::pkcs11::{Hashing, Settings, Template, TokenSelector};
 use keymanager::{Oversight, Pkcs11Store, SecretSource, Verification};
 use pkcs11_proxy::cryptoki_sys::*;
 use pkcs11_proxy::testing::{Turn, device};
@@ -113,6 +117,9 @@ const LIES: &[(CK_ATTRIBUTE_TYPE, bool, &str)] = &[
     (CKA_DECRYPT, true, "it may do more than sign"),
     (CKA_UNWRAP, true, "it may do more than sign"),
     (CKA_DERIVE, true, "it may do more than sign"),
+    (CKA_PRIVATE, false, "it can be seen and used without the PIN"),
+    (CKA_MODIFIABLE, true, "what it may do can be changed in the token"),
+    (CKA_COPYABLE, true, "it can be copied in the token"),
 ];
 
 #[tokio::test]
@@ -139,6 +146,32 @@ async fn a_key_that_does_not_tell_what_it_must_is_refused_for_each_promise() {
         setup.device.clear_lies();
     }
     assert!(store.find(&name()).await.unwrap().is_some(), "it was the lies");
+}
+
+#[tokio::test]
+async fn a_key_that_can_be_changed_or_copied_is_used_where_the_template_allows_it_and_says_so() {
+    let setup = Setup::new();
+    setup.open().await.create(&name(), KeyType::EcP256).await.unwrap();
+    for (attribute, word, shown) in [
+        (CKA_MODIFIABLE, "modifiable", "CKA_MODIFIABLE"),
+        (CKA_COPYABLE, "copyable", "CKA_COPYABLE"),
+    ] {
+        setup.device.lie(attribute, Lie::Boolean(true)).unwrap();
+        assert_unsafe(&setup.open().await, "or allow it by the template setting").await;
+        let set = Template::new(&[], &[(word.to_owned(), true)]).unwrap();
+        let omitted = Template::new(&[word.to_owned()], &[]).unwrap();
+        for template in [set, omitted] {
+            let settings = Settings { template, ..setup.settings() };
+            let store = Pkcs11Store::open(settings, DOMAIN).await.unwrap();
+            assert!(store.find(&name()).await.unwrap().is_some());
+            let facts = store.describe(&name()).await.unwrap().unwrap().facts;
+            assert!(facts.contains(&(shown.to_owned(), "true".to_owned())), "{facts:?}");
+        }
+        setup.device.clear_lies();
+        setup.device.lie(attribute, Lie::Hidden).unwrap();
+        assert!(setup.open().await.find(&name()).await.unwrap().is_some(), "some do not know it");
+        setup.device.clear_lies();
+    }
 }
 
 async fn assert_unsafe(store: &Pkcs11Store, reason: &str) {
@@ -208,6 +241,48 @@ async fn a_key_that_does_not_sign_or_signs_wrongly_is_refused_before_it_is_used(
     assert_unsafe(&store, "what it signs does not verify with its public half").await;
     setup.device.clear_rules();
     assert!(store.find(&name()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_key_does_without_an_algorithm_that_the_token_refuses_and_says_why() {
+    use SignatureAlgorithm::{RsaPkcs1Sha256, RsaPssSha256};
+    let setup = Setup::new();
+    // Nothing else signs meanwhile.
+    let settings = Settings { probe_interval: Duration::from_secs(3600), ..setup.settings() };
+    let store = Pkcs11Store::open(settings, DOMAIN).await.unwrap();
+    let whole = store.create(&name(), KeyType::Rsa2048).await.unwrap();
+    assert_eq!(whole.algorithms(), [RsaPkcs1Sha256, RsaPssSha256]);
+    for (function, code, text) in [
+        (Function::SignInit, CKR_KEY_FUNCTION_NOT_PERMITTED, "CKR_KEY_FUNCTION_NOT_PERMITTED"),
+        (Function::Sign, CKR_FUNCTION_REJECTED, "CKR_FUNCTION_REJECTED"),
+    ] {
+        for (call, left, refused) in
+            [(1, RsaPssSha256, RsaPkcs1Sha256), (2, RsaPkcs1Sha256, RsaPssSha256)]
+        {
+            let (when, effect) = (When::Nth(call), Effect::Fail(code));
+            setup.device.add(Rule { function, when, effect }).unwrap();
+            let key = store.find(&name()).await.unwrap().unwrap();
+            setup.device.clear_rules();
+            assert_eq!(key.algorithms(), [left]);
+            assert_eq!(store.describe(&name()).await.unwrap().unwrap().algorithms, [left]);
+            let sign = |algorithm| {
+                let urgency =
+                    Urgency::within(Priority::New, Duration::from_secs(30), Instant::now());
+                key.sign(ToBeSigned::probe([7; 32], algorithm), urgency)
+            };
+            sign(left).await.unwrap();
+            let error = sign(refused).await.unwrap_err();
+            assert!(matches!(error, SignError::Refused { .. }), "{error}");
+            for part in [&format!("it does not sign by {refused}: "), text] {
+                assert!(error.to_string().contains(part), "{part:?} is not in: {error}");
+            }
+        }
+        setup.fail(function, code);
+        assert_unsafe(&store, text).await;
+        setup.device.clear_rules();
+    }
+    let again = store.find(&name()).await.unwrap().unwrap();
+    assert_eq!(again.algorithms(), whole.algorithms(), "as soon as it is permitted");
 }
 
 #[tokio::test]

@@ -48,10 +48,10 @@ impl Class {
     pub(super) fn of(code: RvError) -> Self {
         use RvError::{
             Cancel, CryptokiNotInitialized, DeviceError, DeviceMemory, DeviceRemoved,
-            FunctionCanceled, FunctionFailed, FunctionRejected, GeneralError, HostMemory,
-            KeyHandleInvalid, ObjectHandleInvalid, OperationActive, OperationNotInitialized,
-            PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked, SessionClosed,
-            SessionCount, SessionHandleInvalid, SlotIdInvalid, TokenNotPresent, TokenNotRecognized,
+            FunctionCanceled, FunctionFailed, GeneralError, HostMemory, KeyHandleInvalid,
+            ObjectHandleInvalid, OperationActive, OperationNotInitialized, PinExpired,
+            PinIncorrect, PinInvalid, PinLenRange, PinLocked, SessionClosed, SessionCount,
+            SessionHandleInvalid, SlotIdInvalid, TokenNotPresent, TokenNotRecognized,
             UnknownErrorCode, UserNotLoggedIn, UserPinNotInitialized, VendorDefined,
         };
         match code {
@@ -73,8 +73,7 @@ impl Class {
             | HostMemory
             | UnknownErrorCode(CKR_TOKEN_RESOURCE_EXCEEDED)
             | FunctionCanceled
-            | Cancel
-            | FunctionRejected => Self::Later,
+            | Cancel => Self::Later,
             SessionCount => Self::Sessions,
             PinIncorrect
             | PinInvalid
@@ -82,6 +81,7 @@ impl Class {
             | PinExpired
             | PinLocked
             | UserPinNotInitialized => Self::Credentials,
+            // Among them CKR_FUNCTION_REJECTED, by which a YubiHSM says that a permission is missing.
             _ => Self::Refused,
         }
     }
@@ -228,6 +228,7 @@ mod tests {
                 &[
                     RvError::MechanismInvalid,
                     RvError::KeyFunctionNotPermitted,
+                    RvError::FunctionRejected,
                     RvError::DataLenRange,
                     RvError::FipsSelfTestFailed,
                 ],

@@ -27,6 +27,8 @@ pub(super) struct TokenKey {
 pub(super) struct Facts {
     pub(super) name: KeyName,
     pub(super) algorithms: Vec<SignatureAlgorithm>,
+    /// How the token refuses to sign with it, and what it said.
+    not_by: Vec<(SignatureAlgorithm, String)>,
     pub(super) public_key: PublicKey,
     pub(super) retired: Retired,
     pub(super) verifiers: Verifiers,
@@ -38,14 +40,14 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn new(
         name: KeyName,
-        algorithms: Vec<SignatureAlgorithm>,
+        (algorithms, not_by): (Vec<SignatureAlgorithm>, Vec<(SignatureAlgorithm, String)>),
         public_key: PublicKey,
         retired: Retired,
         verifiers: Verifiers,
         metrics: KeyMetrics,
     ) -> Self {
         let missing_since = AtomicU64::new(0);
-        Self { name, algorithms, public_key, retired, verifiers, metrics, missing_since }
+        Self { name, algorithms, not_by, public_key, retired, verifiers, metrics, missing_since }
     }
 
     /// It could not be found in that generation. Says whether it is gone: it was missing in an earlier one
@@ -58,6 +60,15 @@ impl Facts {
     /// It was found. If it goes once more, it is sought once more.
     pub(super) fn found(&self) {
         self.missing_since.store(0, Relaxed);
+    }
+
+    fn check(&self, algorithm: SignatureAlgorithm) -> Result<(), SignError> {
+        if self.algorithms.contains(&algorithm) {
+            return Ok(());
+        }
+        let said = self.not_by.iter().find(|(refused, _)| *refused == algorithm);
+        let said = said.map_or_else(String::new, |(_, said)| format!(": {said}"));
+        Err(self.refused(format!("it does not sign by {algorithm}{said}")))
     }
 
     fn refused(&self, reason: String) -> SignError {
@@ -75,9 +86,7 @@ impl TokenKey {
         let facts = &self.facts;
         facts.retired.check(&facts.name)?;
         let algorithm = message.algorithm();
-        if !facts.algorithms.contains(&algorithm) {
-            return Err(facts.refused(format!("it does not sign by {algorithm}")));
-        }
+        facts.check(algorithm)?;
         let submitted = Instant::now();
         if submitted >= urgency.deadline {
             let reason = "its deadline had passed when it was asked".to_owned();

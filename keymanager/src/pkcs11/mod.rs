@@ -50,12 +50,12 @@ pub use settings::{Hashing, Settings, TokenSelector};
 
 use crate::blocking;
 use crate::retirement::{Retirements, check_domain};
-use crate::verification::{Oversight, Verifiers};
+use crate::verification::{self, Oversight, Verifiers};
 use fault::Class;
 use key::{Facts, TokenKey};
 use object::{Failure, Pair};
 use pool::Pool;
-use token::{Token, TokenSession};
+use token::{Proven, Token, TokenSession, unsafe_key};
 
 /// The keys of one trust domain in one token.
 pub struct Pkcs11Store {
@@ -83,6 +83,13 @@ struct Manager {
     live: BTreeMap<KeyName, Weak<TokenKey>>,
     /// Until when what it is at may take.
     until: Instant,
+}
+
+impl Manager {
+    /// The key of that name, if it is in use.
+    fn live(&self, name: &KeyName) -> Option<Arc<TokenKey>> {
+        self.live.get(name).and_then(Weak::upgrade)
+    }
 }
 
 impl Pkcs11Store {
@@ -294,8 +301,11 @@ impl KeyStore for Pkcs11Store {
     }
 }
 
-/// How long managing keys waits for a device to be brought back.
+/// How long managing keys waits for a device to be brought back, or to have time.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it leaves a device alone that failed, at first, and at most after doubling it each time.
+const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often a step of managing keys is tried: a session may have been lost, and then the device be away.
 const MOST_TRIES: u32 = 3;
 /// What a call that manages keys may take beside, in stall limits: it is made of many calls into the module.
@@ -336,7 +346,12 @@ impl Shared {
             return Err(Failure::Key(KeyError::Exists(name.clone())));
         }
         self.token().create(name, key_type, manager.until)?;
-        self.find(manager, name)?.ok_or_else(|| not_found(name))
+        let found = self.find(manager, name);
+        if matches!(found, Err(Failure::Key(KeyError::Unsafe { .. }))) {
+            // It was never given out. The error that is returned says more than a failure to clean up would.
+            let _ = self.token().destroy(name, manager.until);
+        }
+        found?.ok_or_else(|| not_found(name))
     }
 
     fn find(
@@ -344,34 +359,62 @@ impl Shared {
         manager: &mut Manager,
         name: &KeyName,
     ) -> Result<Option<Arc<dyn SigningKey>>, Failure> {
-        let token = self.token();
-        let found = self.on_session(manager, |session| {
-            let found = token.inspect(session, name)?;
-            if let Some(pair) = &found {
-                let took = token.prove(session, name, pair)?;
-                self.pool.inner().queue.note_pace(took);
-            }
-            Ok(found)
-        })?;
-        let Some(pair) = found.filter(|_| !self.retired.contains(name)) else { return Ok(None) };
-        if let Some(key) = manager.live.get(name).and_then(Weak::upgrade)
+        let found = self.prove(manager, name)?;
+        let Some((pair, proven)) = found.filter(|_| !self.retired.contains(name)) else {
+            return Ok(None);
+        };
+        self.pool.inner().queue.note_pace(proven.took);
+        if let Some(key) = manager.live(name)
             && *key.public_key() == pair.public_key
+            && key.algorithms() == proven.algorithms
         {
             return Ok(Some(key));
         }
-        let key = Arc::new(self.key(name, pair)?);
+        let key = Arc::new(self.key(name, pair, proven)?);
         manager.live.insert(name.clone(), Arc::downgrade(&key));
         Ok(Some(key))
     }
 
-    fn key(&self, name: &KeyName, pair: Pair) -> Result<TokenKey, Failure> {
+    /// Looks the key up and has it sign. After a wrong signature it signs once more, on another session.
+    fn prove(
+        &self,
+        manager: &mut Manager,
+        name: &KeyName,
+    ) -> Result<Option<(Pair, Proven)>, Failure> {
+        let token = self.token();
+        for is_last in [false, true] {
+            let found = self.on_session(manager, |session| {
+                let Some(pair) = token.inspect(session, name)? else { return Ok(None) };
+                let proven = token.prove(session, name, &pair)?;
+                Ok(Some((pair, proven)))
+            })?;
+            match found {
+                None => return Ok(None),
+                Some((pair, Some(proven))) => return Ok(Some((pair, proven))),
+                Some((_, None)) => self.oversight.metrics.key(name).wrong(),
+            }
+            manager.session = None;
+            if !is_last {
+                verification::alarm(name, token.place());
+            }
+        }
+        Err(unsafe_key(name, "what it signs does not verify with its public half"))
+    }
+
+    fn key(&self, name: &KeyName, pair: Pair, proven: Proven) -> Result<TokenKey, Failure> {
         let verifiers = Verifiers::new(&pair.public_key, self.oversight.verification);
-        let verifiers = verifiers.map_err(|error| {
-            Failure::Key(KeyError::Unsafe { name: name.clone(), reason: error.to_string() })
-        })?;
+        let verifiers = verifiers.map_err(|error| unsafe_key(name, &error.to_string()))?;
+        for (algorithm, reason) in &proven.refused {
+            tracing::warn!(
+                key = %name,
+                place = self.token().place(),
+                reason,
+                "the token refuses to sign by {algorithm} with this key, which does without"
+            );
+        }
         let facts = Facts::new(
             name.clone(),
-            self.token().algorithms(&pair.public_key),
+            (proven.algorithms, proven.refused),
             pair.public_key,
             self.retired.of(name),
             verifiers,
@@ -398,9 +441,15 @@ impl Shared {
     ) -> Result<Option<KeyDescription>, Failure> {
         let found = self.inspect(manager, &name)?;
         let Some(pair) = found.filter(|_| !self.retired.contains(&name)) else { return Ok(None) };
+        // Nothing is signed here, so what the token refuses with this key is known of one in use alone.
+        let used = manager.live(&name).filter(|key| *key.public_key() == pair.public_key);
+        let algorithms = match used {
+            Some(key) => key.algorithms().to_vec(),
+            None => self.token().algorithms(&pair.public_key),
+        };
         Ok(Some(KeyDescription {
             name,
-            algorithms: self.token().algorithms(&pair.public_key),
+            algorithms,
             public_key: pair.public_key,
             location: format!("object {} of {}", pair.private, self.token().place()),
             facts: pair.facts,
@@ -421,13 +470,13 @@ impl Shared {
 
     /// Runs `work` on the managing session. If that was lost, or a generation of the module ended with it,
     /// opens another and tries again; if the library has lost its device, has that brought back first, and
-    /// waits some seconds for it.
+    /// waits some seconds for it, as for a device that wants less.
     fn on_session<T>(
         &self,
         manager: &mut Manager,
         work: impl Fn(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let (mut tries, end) = (0, Instant::now() + PATIENCE);
+        let (mut tries, mut pause, end) = (0, PAUSE, Instant::now() + PATIENCE);
         loop {
             tries += 1;
             let present = self.token().module().generation();
@@ -443,11 +492,16 @@ impl Shared {
                 _ => false,
             };
             let left = end.saturating_duration_since(Instant::now());
-            if tries == MOST_TRIES || is_away && left.is_zero() {
+            let wants_less = fault.class == Class::Later;
+            let too_long = (is_away || wants_less) && left.is_zero();
+            if too_long || !wants_less && tries == MOST_TRIES {
                 return Err(Failure::Token(fault));
             }
             if is_away {
                 self.pool.inner().recover_within(generation, &fault.said, left);
+            } else if wants_less || fault.class == Class::Device {
+                thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }

@@ -56,7 +56,8 @@ pub struct Template {
     copyable: bool,
 }
 
-/// Attributes that a module may reject. That the key cannot do what they forbid is read back all the same.
+/// Attributes that a module may reject. What those of the private half forbid is read back all the same; to
+/// leave out `modifiable` or `copyable` is to take what the module makes of them.
 const OMITTABLE: &[&str] =
     &["sign_recover", "decrypt", "unwrap", "derive", "modifiable", "copyable", "encrypt", "wrap"];
 
@@ -92,6 +93,15 @@ impl Template {
 
     fn keeps(&self, name: &str) -> bool {
         !self.omitted.contains(&name)
+    }
+
+    /// Whether a private key may have this attribute, of those that are not for choice but by the template.
+    fn allows(&self, attribute: AttributeType) -> bool {
+        match attribute {
+            AttributeType::Modifiable => self.modifiable || !self.keeps("modifiable"),
+            AttributeType::Copyable => self.copyable || !self.keeps("copyable"),
+            _ => false,
+        }
     }
 }
 
@@ -209,6 +219,7 @@ pub(super) fn inspect(
     session: &Session,
     name: &KeyName,
     place: &str,
+    template: &Template,
 ) -> std::result::Result<Option<Pair>, Failure> {
     let refused = |reason: String| Failure::Key(KeyError::Unsafe { name: name.clone(), reason });
     let Some((private, public)) = halves(session, name, place)? else { return Ok(None) };
@@ -221,6 +232,7 @@ pub(super) fn inspect(
         ));
     }
     let public_key = shown.public_key().map_err(refused)?;
+    own.check_template(template).map_err(refused)?;
     Ok(Some(Pair { private, public_key, facts: own.facts() }))
 }
 
@@ -277,6 +289,14 @@ const OTHER_USES: &[AttributeType] = &[
     AttributeType::Derive,
 ];
 
+/// What a private key must not say of itself unless the template allows it, and what it means. It may say
+/// nothing: some modules do not know them.
+const UNWANTED: &[(AttributeType, bool, &str)] = &[
+    (AttributeType::Private, false, "it can be seen and used without the PIN"),
+    (AttributeType::Modifiable, true, "what it may do can be changed in the token"),
+    (AttributeType::Copyable, true, "it can be copied in the token"),
+];
+
 const PRIVATE_ATTRIBUTES: &[AttributeType] = &[
     AttributeType::KeyType,
     AttributeType::Id,
@@ -291,6 +311,9 @@ const PRIVATE_ATTRIBUTES: &[AttributeType] = &[
     AttributeType::Decrypt,
     AttributeType::Unwrap,
     AttributeType::Derive,
+    AttributeType::Private,
+    AttributeType::Modifiable,
+    AttributeType::Copyable,
 ];
 
 /// The token answers with those that the key type has.
@@ -333,6 +356,22 @@ impl Attributes {
         }
     }
 
+    fn check_template(&self, template: &Template) -> std::result::Result<(), String> {
+        let unwanted = UNWANTED.iter().find(|&&(attribute, unwanted, _)| {
+            self.flag(attribute) == Some(unwanted) && !template.allows(attribute)
+        });
+        match unwanted {
+            Some((AttributeType::Private, _, means)) => {
+                Err(format!("{means}; make a new key and retire this one"))
+            }
+            Some((attribute, _, means)) => Err(format!(
+                "{means} ({attribute}); make a new key and retire this one, or allow it by the template \
+                 setting"
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn flag(&self, wanted: AttributeType) -> Option<bool> {
         self.0.iter().find(|attribute| attribute.attribute_type() == wanted).and_then(|attribute| {
             match attribute {
@@ -346,7 +385,10 @@ impl Attributes {
                 | Attribute::SignRecover(value)
                 | Attribute::Decrypt(value)
                 | Attribute::Unwrap(value)
-                | Attribute::Derive(value) => Some(*value),
+                | Attribute::Derive(value)
+                | Attribute::Private(value)
+                | Attribute::Modifiable(value)
+                | Attribute::Copyable(value) => Some(*value),
                 _ => None,
             }
         })
@@ -356,6 +398,7 @@ impl Attributes {
     fn facts(&self) -> Vec<(String, String)> {
         let id = self.id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
         let flags = PROMISES.iter().map(|promise| promise.0).chain(OTHER_USES.iter().copied());
+        let flags = flags.chain(UNWANTED.iter().map(|unwanted| unwanted.0));
         let flags = flags.filter_map(|attribute| {
             self.flag(attribute).map(|value| (attribute.to_string(), value.to_string()))
         });

@@ -127,11 +127,24 @@ impl<T> Queue<T> {
     /// # Errors
     /// The job, if the queue was closed meanwhile.
     pub(super) fn put_back(&self, priority: Priority, job: T) -> Result<(), T> {
+        self.put(priority, job, VecDeque::push_front)
+    }
+
+    /// As [`put_back`](Self::put_back), but behind its class: one that fails again and again does not stand in
+    /// the way of the others.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn put_last(&self, priority: Priority, job: T) -> Result<(), T> {
+        self.put(priority, job, VecDeque::push_back)
+    }
+
+    fn put(&self, priority: Priority, job: T, push: fn(&mut VecDeque<T>, T)) -> Result<(), T> {
         let mut state = self.lock();
         if state.closed {
             return Err(job);
         }
-        state.classes[priority as usize].push_front(job);
+        push(&mut state.classes[priority as usize], job);
         self.added(state);
         Ok(())
     }
@@ -383,12 +396,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_back_goes_before_its_class_or_behind_it() {
+        let queue = queue(16);
+        queue.submit(Priority::New, 1).unwrap();
+        queue.put_last(Priority::New, 2).unwrap();
+        queue.put_back(Priority::New, 3).unwrap();
+        assert_eq!([(); 3].map(|()| taken(&queue)), [Some(3), Some(1), Some(2)]);
+    }
+
+    #[test]
     fn a_closed_queue_gives_back_what_waited_and_ends_its_servers() {
         let queue = queue(16);
         queue.submit(Priority::New, 1).unwrap();
         assert_eq!(queue.close(), [1]);
         assert_eq!(queue.submit(Priority::New, 2), Err(Full::Closed));
         assert_eq!(queue.put_back(Priority::New, 3), Err(3), "nothing stays in it");
+        assert_eq!(queue.put_last(Priority::New, 3), Err(3), "nothing stays in it");
         assert!(matches!(queue.wait(), Turn::End));
     }
 }

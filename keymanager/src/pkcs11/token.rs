@@ -40,6 +40,16 @@ pub(super) struct Token {
     open_sessions: Gauge,
 }
 
+/// What a key showed by signing.
+pub(super) struct Proven {
+    /// How it signs; the usual way first. Not empty.
+    pub(super) algorithms: Vec<SignatureAlgorithm>,
+    /// How the token refuses to sign with it, and what it said.
+    pub(super) refused: Vec<(SignatureAlgorithm, String)>,
+    /// How long one signature took, and its verification.
+    pub(super) took: Duration,
+}
+
 /// What the mechanism list says.
 struct Abilities {
     key_types: Vec<KeyType>,
@@ -95,7 +105,8 @@ impl Token {
         &self.abilities.key_types
     }
 
-    /// How a key signs in it; the usual way first.
+    /// How a key of that kind signs in it, unless the token refuses one of them with this key; the usual way
+    /// first.
     pub(super) fn algorithms(&self, key: &PublicKey) -> Vec<SignatureAlgorithm> {
         let ways = key.kind().algorithms().iter().copied();
         ways.filter(|way| self.abilities.algorithms.contains(way)).collect()
@@ -183,9 +194,9 @@ impl Token {
         Ok(is_logged_in(session)?)
     }
 
-    /// Makes a key pair and checks it as every later look-up will, on a read-write session of its own. What
-    /// fails the check is removed again: a key that was never given out is no loss, a bad one in its place
-    /// would be.
+    /// Makes a key pair and checks it as every later look-up will, except that it signs, on a read-write
+    /// session of its own. What fails the check is removed again: a key that was never given out is no loss, a
+    /// bad one in its place would be.
     pub(super) fn create(
         &self,
         name: &KeyName,
@@ -220,7 +231,7 @@ impl Token {
             let kind = pair.public_key.kind();
             return Err(unsafe_key(name, &format!("the token made {kind} instead of {key_type}")));
         }
-        self.prove(session, name, &pair).map(|_| ())
+        Ok(())
     }
 
     /// Destroys the key pair of that name.
@@ -235,17 +246,18 @@ impl Token {
         session: &Session,
         name: &KeyName,
     ) -> Result<Option<Pair>, Failure> {
-        object::inspect(session, name, &self.place)
+        object::inspect(session, name, &self.place, &self.template)
     }
 
-    /// Has the key sign a probe by each of its algorithms, and verifies it with the public half. Says how long
-    /// one took.
+    /// Has the key sign a probe by each of its algorithms, and verifies it with the public half. One that the
+    /// token refuses, for want of a permission say, is left out, if another is left. `None` if the key signs
+    /// wrongly.
     pub(super) fn prove(
         &self,
         session: &Session,
         name: &KeyName,
         pair: &Pair,
-    ) -> Result<Duration, Failure> {
+    ) -> Result<Option<Proven>, Failure> {
         let algorithms = self.algorithms(&pair.public_key);
         if algorithms.is_empty() {
             let reason = format!(
@@ -255,32 +267,38 @@ impl Token {
             return Err(unsafe_key(name, &reason));
         }
         let (count, started) = (algorithms.len() as u32, Instant::now());
-        algorithms.into_iter().try_for_each(|way| self.prove_one(session, name, pair, way))?;
-        Ok(started.elapsed() / count)
+        let (mut proven, mut refused) = (Vec::new(), Vec::new());
+        for algorithm in algorithms {
+            match self.prove_one(session, pair, algorithm) {
+                Ok(true) => proven.push(algorithm),
+                Ok(false) => return Ok(None),
+                Err(fault) if fault.class == Class::Refused => {
+                    refused.push((algorithm, fault.said))
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        if let ([], [(algorithm, said), ..]) = (&proven[..], &refused[..]) {
+            return Err(unsafe_key(name, &format!("it does not sign by {algorithm}: {said}")));
+        }
+        Ok(Some(Proven { algorithms: proven, refused, took: started.elapsed() / count }))
     }
 
+    /// Whether what it signs verifies.
     fn prove_one(
         &self,
         session: &Session,
-        name: &KeyName,
         pair: &Pair,
         algorithm: SignatureAlgorithm,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Fault> {
         let mut nonce = [0; 32];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| {
             Fault::new(Class::Later, "random", "the system gives no random bytes for a probe")
         })?;
         let probe = ToBeSigned::probe(nonce, algorithm);
         let input = self.input(&probe).expect("the token has told that it signs so");
-        let verifies = |signature: &Signature| pair.public_key.verifies(probe.message(), signature);
-        match self.sign_on(session, pair.private, &input) {
-            Ok(Ok(signature)) if verifies(&signature) => Ok(()),
-            Ok(_) => Err(unsafe_key(name, "what it signs does not verify with its public half")),
-            Err(fault) if fault.class == Class::Refused => {
-                Err(unsafe_key(name, &format!("it does not sign by {algorithm}: {}", fault.said)))
-            }
-            Err(fault) => Err(fault.into()),
-        }
+        let signed = self.sign_on(session, pair.private, &input)?;
+        Ok(signed.is_ok_and(|signature| pair.public_key.verifies(probe.message(), &signature)))
     }
 
     /// Has the token sign, on a session in use by this thread alone and inside the module.
@@ -299,7 +317,8 @@ fn is_logged_in(session: &Session) -> cryptoki::error::Result<bool> {
     Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
 }
 
-fn unsafe_key(name: &KeyName, reason: &str) -> Failure {
+/// A key that may not be used.
+pub(super) fn unsafe_key(name: &KeyName, reason: &str) -> Failure {
     Failure::Key(KeyError::Unsafe { name: name.clone(), reason: reason.to_owned() })
 }
 

@@ -18,7 +18,8 @@ use super::token::TokenSession;
 use super::watch::TICK;
 use crate::verification;
 
-/// How often a job may fail for reasons of the device before its caller is told.
+/// How often a job may fail for reasons of the device before its caller is told. While the device only wants
+/// less, its deadline is the limit.
 const MOST_TRIES: u8 = 6;
 /// What it means that a key is not there.
 const GONE: &str = "it is not in the token any more; restore it, or make a new authority";
@@ -42,10 +43,15 @@ struct Seat {
     handles: Vec<(Weak<Facts>, ObjectHandle)>,
 }
 
-/// A signature, and whether its key's handle had to be looked up first.
+/// A signature.
 struct Signed {
     signature: Signature,
+    /// Whether its key's handle had to be looked up first.
     looked_up: bool,
+    /// When the token was asked for it, with the session open and the handle known.
+    asked: Instant,
+    /// How long the token took.
+    took: Duration,
 }
 
 /// On what a job was tried.
@@ -58,10 +64,11 @@ struct On {
 }
 
 /// Whether a fault is one of the few that a job may meet. Sessions that were lost together do not count, nor
-/// those that the token allows no more of: there may be many of either, and the others serve the job.
+/// those that the token allows no more of: there may be many of either, and the others serve the job. Nor does
+/// a device that wants less, which may last.
 fn counts(fault: &Fault, on: On) -> bool {
     match fault.class {
-        Class::Sessions => false,
+        Class::Sessions | Class::Later => false,
         Class::Session => on.fresh,
         _ => true,
     }
@@ -69,7 +76,8 @@ fn counts(fault: &Fault, on: On) -> bool {
 
 /// What is done about a fault, beside what becomes of the session ([`Trouble::costs_the_session`]).
 struct Remedy {
-    /// Before others take the job up, this thread leaves the device alone: shortest and longest.
+    /// Before others take the job up, this thread leaves the device alone: shortest and longest. The job waits
+    /// behind the others of its class then, which may fare better.
     nap_first: Option<(Duration, Duration)>,
     /// Whether another try may help.
     again: bool,
@@ -225,12 +233,11 @@ impl Worker {
         let present = self.pool.token.module().generation();
         self.pool.answers.begun(started, self.pace.unwrap_or_default());
         let signed = self.sign(key, &order.input);
-        let took = started.elapsed();
-        let outcome = signed.and_then(|Signed { signature, looked_up }| {
+        let outcome = signed.and_then(|signed| {
             // What a handle that was just looked up signs first is verified whatever is set.
-            let due = verify || looked_up;
-            let right = !due || key.verifiers.verifies(&order.message, &signature);
-            if right { Ok(signature) } else { Err(Trouble::Wrong) }
+            let due = verify || signed.looked_up;
+            let right = !due || key.verifiers.verifies(&order.message, &signed.signature);
+            if right { Ok(signed) } else { Err(Trouble::Wrong) }
         });
         // Without a session, what failed was the opening of one.
         let generation = self.seat.as_ref().map_or(present, |seat| seat.session.generation());
@@ -239,7 +246,7 @@ impl Worker {
             self.seat = None;
         }
         let Some((job, _)) = self.slot.state().current.take() else { return false };
-        self.conclude(job, outcome, (started, took), On { generation, fresh });
+        self.conclude(job, outcome, started, On { generation, fresh });
         true
     }
 
@@ -262,28 +269,25 @@ impl Worker {
                 (private, true)
             }
         };
+        let asked = Instant::now();
         let signed = seat.session.run(|session| token.sign_on(session, private, input))?;
+        let took = asked.elapsed();
         let signature = signed.map_err(Trouble::Malformed)?;
-        Ok(Signed { signature, looked_up })
+        Ok(Signed { signature, looked_up, asked, took })
     }
 
     /// Answers a job or has it tried again.
-    fn conclude(
-        &mut self,
-        job: Job,
-        outcome: Result<Signature, Trouble>,
-        (started, took): (Instant, Duration),
-        on: On,
-    ) {
+    fn conclude(&mut self, job: Job, outcome: Result<Signed, Trouble>, started: Instant, on: On) {
         if outcome.is_err() {
             self.pool.answers.none_of(started);
         }
         match outcome {
-            Ok(signature) => {
+            Ok(Signed { signature, asked, took, .. }) => {
                 job.order.key.metrics.signed(took);
                 self.naps = 0;
                 self.pool.device_works();
-                self.pool.queue.note_pace(took);
+                // With its verification, but without a session that had to be opened for it.
+                self.pool.queue.note_pace(asked.elapsed());
                 self.answer(job, Ok(signature), started, took);
             }
             Err(Trouble::Wrong) => self.wrong(job, verification::wrong),
@@ -339,12 +343,15 @@ impl Worker {
         job.tries += u8::from(counts(&fault, on));
         let remedy = Remedy::of(fault.class, on.fresh);
         if let Some((shortest, longest)) = remedy.nap_first {
-            self.nap(shortest, longest);
+            // The longer the job has been at it, the longer each time, whichever threads it met.
+            self.nap(shortest.max(job.order.submitted.elapsed() / 4), longest);
         }
         if fault.class == Class::Credentials {
             self.pool.fail(StoreHealth::Lost(fault.said.clone()));
         }
-        if remedy.again && job.tries < MOST_TRIES {
+        if remedy.nap_first.is_some() {
+            self.put_last(job);
+        } else if remedy.again && job.tries < MOST_TRIES {
             self.pool.put_back(job);
         } else {
             let error = fault.clone().sign_error(job.key_name());
@@ -355,6 +362,15 @@ impl Worker {
             Then::Nap(shortest, longest) => self.nap(shortest, longest),
             Then::Count if !self.pool.device_failed() => {}
             Then::Count | Then::Recover => self.pool.recover(on.generation, &fault.said),
+        }
+    }
+
+    /// Puts a job behind the others of its class.
+    fn put_last(&self, job: Job) {
+        job.order.key.metrics.retried();
+        if let Err(job) = self.pool.queue.put_last(job.order.urgency.priority, job) {
+            let stopped = self.pool.stopped(job.key_name());
+            job.reply.send(Err(stopped));
         }
     }
 

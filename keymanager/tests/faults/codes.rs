@@ -48,13 +48,13 @@ const OF_A_MOMENT: Codes = &[
     (CKR_TOKEN_RESOURCE_EXCEEDED, "CKR_0x00000201"),
     (CKR_FUNCTION_CANCELED, "CKR_FUNCTION_CANCELED"),
     (CKR_CANCEL, "CKR_CANCEL"),
-    (CKR_FUNCTION_REJECTED, "CKR_FUNCTION_REJECTED"),
 ];
 const OF_A_CALLER: Codes = &[
     (CKR_MECHANISM_INVALID, "CKR_MECHANISM_INVALID"),
     (CKR_MECHANISM_PARAM_INVALID, "CKR_MECHANISM_PARAM_INVALID"),
     (CKR_KEY_TYPE_INCONSISTENT, "CKR_KEY_TYPE_INCONSISTENT"),
     (CKR_KEY_FUNCTION_NOT_PERMITTED, "CKR_KEY_FUNCTION_NOT_PERMITTED"),
+    (CKR_FUNCTION_REJECTED, "CKR_FUNCTION_REJECTED"),
     (CKR_KEY_SIZE_RANGE, "CKR_KEY_SIZE_RANGE"),
     (CKR_DATA_LEN_RANGE, "CKR_DATA_LEN_RANGE"),
     (CKR_DATA_INVALID, "CKR_DATA_INVALID"),
@@ -114,6 +114,35 @@ async fn a_caller_does_not_pay_for_many_sessions_that_were_lost_together() {
     }
     assert_eq!(bench.figures.outcomes("unavailable"), 0);
     assert_eq!(bench.device.calls(Function::Finalize), 0, "the library is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_login_of_lost_sessions_is_not_taken_for_a_slow_device() {
+    const BURST: usize = 300;
+    let bench = Bench::new();
+    let settings = Settings { sessions: 8, queue_wait: LONG / 60, ..bench.settings() };
+    let opened = Opened::of(settings).await;
+    opened.warm_up(8).await;
+    bench.device.set_latency(Function::Login, Duration::from_millis(500));
+    bench.device.remove_device(Duration::ZERO);
+    let burst = |count| {
+        let calls = (0..count).map(|_| {
+            let key = std::sync::Arc::clone(&opened.key);
+            tokio::spawn(async move { crate::bench::sign(&*key, LONG).await })
+        });
+        calls.collect::<Vec<_>>()
+    };
+    // One for each thread, which all wait for the one login.
+    for call in burst(8) {
+        call.await.unwrap().unwrap();
+    }
+    for call in burst(BURST) {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(bench.figures.outcomes("busy"), 0);
+    let slow = bench.figures.sum("sign_seconds_count", &[])
+        - bench.figures.sum("sign_seconds_bucket", &["le=\"0.262144\""]);
+    assert_eq!(slow, 0, "nor in the figures");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,7 +384,7 @@ async fn handles_that_are_refused_in_new_sessions_too_have_the_library_initialis
 async fn a_fault_that_does_not_end_is_told_to_the_caller_with_its_code() {
     let bench = Bench::new();
     let opened = bench.open().await;
-    for (code, text) in [OF_A_SESSION[0], OF_THE_DEVICE[2], OF_A_MOMENT[0]] {
+    for (code, text) in [OF_A_SESSION[0], OF_THE_DEVICE[2]] {
         bench.fault(Function::Sign, When::Every(1), Effect::Fail(code));
         let error = opened.sign(LONG).await.unwrap_err();
         assert!(matches!(error, SignError::Unavailable { .. }), "{error}");
@@ -363,6 +392,63 @@ async fn a_fault_that_does_not_end_is_told_to_the_caller_with_its_code() {
         bench.device.clear_rules();
         opened.signs().await;
     }
+    let (code, text) = OF_A_MOMENT[0];
+    bench.fault(Function::Sign, When::Every(1), Effect::Fail(code));
+    let error = opened.sign(Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(error, SignError::Late { .. }), "it may end: {error}");
+    assert!(error.to_string().contains(text), "{error}");
+    bench.device.clear_rules();
+    opened.signs().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_wants_less_for_a_second_is_waited_for_and_not_stormed() {
+    const CALLERS: usize = 16;
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    opened.warm_up(4).await;
+    let fault = bench.fault(Function::SignInit, When::Every(1), Effect::Fail(CKR_FUNCTION_FAILED));
+    let calls = [(); CALLERS].map(|()| {
+        let key = std::sync::Arc::clone(&opened.key);
+        tokio::spawn(async move { crate::bench::sign(&*key, LONG).await })
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let tried = bench.device.fired(fault);
+    bench.device.remove(fault);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // Four threads, and each nap is 25 ms long at least once a caller has waited 200 ms.
+    assert!((CALLERS as u64..400).contains(&tried), "{tried} tries");
+    assert_eq!(bench.device.calls(Function::Finalize), 0, "the library is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn managing_keys_waits_for_a_device_that_wants_less() {
+    let bench = Bench::new();
+    let opened = bench.open().await;
+    for (code, while_it_lasts) in
+        [(CKR_FUNCTION_FAILED, Duration::from_millis(800)), (CKR_DEVICE_ERROR, Duration::ZERO)]
+    {
+        let fault = bench.fault(Function::FindObjectsInit, When::Every(1), Effect::Fail(code));
+        let ends = async {
+            until("a try", || bench.device.fired(fault) > 0).await;
+            tokio::time::sleep(while_it_lasts).await;
+            let tried = bench.device.fired(fault);
+            bench.device.remove(fault);
+            tried
+        };
+        let (listed, tried) = tokio::join!(opened.store.list(), ends);
+        assert_eq!(listed.unwrap(), [name("x509/1")]);
+        assert!(tried < 20, "{tried} tries");
+    }
+    let fault = bench.fault(Function::FindObjectsInit, When::Every(1), Effect::Fail(CKR_CANCEL));
+    let started = Instant::now();
+    let error = opened.store.list().await.unwrap_err();
+    assert!(matches!(error, KeyError::Unavailable { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    bench.device.remove(fault);
+    assert_eq!(opened.store.list().await.unwrap(), [name("x509/1")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ca_core::clock::Timestamp;
 use ca_core::id::TrustDomain;
 use ca_core::issuer::{self, IssueError};
-use ca_core::key::SignError;
+use ca_core::key::{KeyError, KeyStore, KeyType, SignError};
 use ca_core::name::{Attribute, Name};
 use ca_core::serial::Serial;
 use keymanager::pkcs11::Settings;
@@ -108,4 +108,42 @@ async fn a_probe_that_is_signed_wrongly_makes_the_store_ailing_until_one_is_righ
     crate::bench::until("a good probe", || opened.health() == ca_core::key::StoreHealth::Good)
         .await;
     assert_eq!(bench.figures.sum("healthy", &[]), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_signs_wrongly_once_when_it_is_found_signs_again_in_another_session() {
+    let bench = Bench::new();
+    // Nothing else signs meanwhile.
+    let settings = Settings { probe_interval: Duration::from_secs(3600), ..bench.settings() };
+    let opened = Opened::of(settings).await;
+    let (store, found) = (&opened.store, crate::bench::name("x509/1"));
+    let wrong = || bench.figures.sum("wrong_signatures_total", &[]);
+    let (alarms, open) = (log::lines_with(ALARM), bench.device.calls(Function::OpenSession));
+    bench.fault(Function::Sign, When::Nth(1), Effect::Corrupt);
+    assert!(store.find(&found).await.unwrap().is_some());
+    assert_eq!((wrong(), log::lines_with(ALARM)), (1, alarms + 1));
+    assert_eq!(bench.device.calls(Function::OpenSession), open + 1, "another session");
+    bench.device.clear_rules();
+    bench.fault(Function::Sign, When::From { call: 1, times: 2 }, Effect::Corrupt);
+    let error = store.find(&found).await.unwrap_err();
+    assert!(matches!(error, KeyError::Unsafe { .. }), "{error}");
+    assert_eq!((wrong(), log::lines_with(ALARM)), (3, alarms + 2), "one alarm says both");
+    bench.device.clear_rules();
+    opened.signs().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_is_kept_after_one_wrong_signature_and_removed_after_two() {
+    let bench = Bench::new();
+    let settings = Settings { probe_interval: Duration::from_secs(3600), ..bench.settings() };
+    let opened = Opened::of(settings).await;
+    let (store, first) = (&opened.store, crate::bench::name("x509/1"));
+    let (kept, bad) = (crate::bench::name("x509/2"), crate::bench::name("x509/3"));
+    bench.fault(Function::Sign, When::Nth(1), Effect::Corrupt);
+    store.create(&kept, KeyType::EcP256).await.unwrap();
+    bench.device.clear_rules();
+    bench.fault(Function::Sign, When::From { call: 1, times: 2 }, Effect::Corrupt);
+    let error = store.create(&bad, KeyType::EcP256).await.unwrap_err();
+    assert!(matches!(error, KeyError::Unsafe { .. }), "{error}");
+    assert_eq!(store.list().await.unwrap(), [first, kept]);
 }
