@@ -66,8 +66,6 @@ fn make(session: &Session, name: &KeyName, curve: &[u8], changes: &[Attribute]) 
         Attribute::Decrypt(false),
         Attribute::Unwrap(false),
         Attribute::Derive(false),
-        Attribute::Modifiable(false),
-        Attribute::Copyable(false),
         Attribute::Id(vec![1]),
         label,
     ];
@@ -137,8 +135,6 @@ async fn a_key_can_only_sign_and_never_leaves() {
         Attribute::Decrypt(false),
         Attribute::Unwrap(false),
         Attribute::Derive(false),
-        Attribute::Modifiable(false),
-        Attribute::Copyable(false),
         Attribute::Label(name("x509/1").as_str().as_bytes().to_vec()),
     ];
     let types: Vec<AttributeType> = expected.iter().map(Attribute::attribute_type).collect();

@@ -94,15 +94,6 @@ impl Template {
     fn keeps(&self, name: &str) -> bool {
         !self.omitted.contains(&name)
     }
-
-    /// Whether a private key may have this attribute, of those that are not for choice but by the template.
-    fn allows(&self, attribute: AttributeType) -> bool {
-        match attribute {
-            AttributeType::Modifiable => self.modifiable || !self.keeps("modifiable"),
-            AttributeType::Copyable => self.copyable || !self.keeps("copyable"),
-            _ => false,
-        }
-    }
 }
 
 /// A key pair that keeps its promises, as far as the token tells.
@@ -219,7 +210,6 @@ pub(super) fn inspect(
     session: &Session,
     name: &KeyName,
     place: &str,
-    template: &Template,
 ) -> std::result::Result<Option<Pair>, Failure> {
     let refused = |reason: String| Failure::Key(KeyError::Unsafe { name: name.clone(), reason });
     let Some((private, public)) = halves(session, name, place)? else { return Ok(None) };
@@ -232,7 +222,6 @@ pub(super) fn inspect(
         ));
     }
     let public_key = shown.public_key().map_err(refused)?;
-    own.check_template(template).map_err(refused)?;
     Ok(Some(Pair { private, public_key, facts: own.facts() }))
 }
 
@@ -289,13 +278,10 @@ const OTHER_USES: &[AttributeType] = &[
     AttributeType::Derive,
 ];
 
-/// What a private key must not say of itself unless the template allows it, and what it means. It may say
-/// nothing: some modules do not know them.
-const UNWANTED: &[(AttributeType, bool, &str)] = &[
-    (AttributeType::Private, false, "it can be seen and used without the PIN"),
-    (AttributeType::Modifiable, true, "what it may do can be changed in the token"),
-    (AttributeType::Copyable, true, "it can be copied in the token"),
-];
+/// What is told of a key beside: other tools make keys that may be changed and copied, and none of it loosens a promise
+/// (PKCS#11 3.0 §4.1, §4.9: what is sensitive and not extractable stays so, in copies too). A module may not know them.
+const OTHER_FACTS: &[AttributeType] =
+    &[AttributeType::Private, AttributeType::Modifiable, AttributeType::Copyable];
 
 const PRIVATE_ATTRIBUTES: &[AttributeType] = &[
     AttributeType::KeyType,
@@ -348,25 +334,13 @@ impl Attributes {
                 }
             }
         }
+        if self.flag(AttributeType::Private) == Some(false) {
+            let problem = "it can be seen and used without the PIN";
+            return Err(format!("{problem}; make a new key and retire this one"));
+        }
         match OTHER_USES.iter().find(|&&other| self.flag(other) == Some(true)) {
             Some(other) => Err(format!(
                 "it may do more than sign ({other}); make a new key and retire this one"
-            )),
-            None => Ok(()),
-        }
-    }
-
-    fn check_template(&self, template: &Template) -> std::result::Result<(), String> {
-        let unwanted = UNWANTED.iter().find(|&&(attribute, unwanted, _)| {
-            self.flag(attribute) == Some(unwanted) && !template.allows(attribute)
-        });
-        match unwanted {
-            Some((AttributeType::Private, _, means)) => {
-                Err(format!("{means}; make a new key and retire this one"))
-            }
-            Some((attribute, _, means)) => Err(format!(
-                "{means} ({attribute}); make a new key and retire this one, or allow it by the template \
-                 setting"
             )),
             None => Ok(()),
         }
@@ -398,7 +372,7 @@ impl Attributes {
     fn facts(&self) -> Vec<(String, String)> {
         let id = self.id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
         let flags = PROMISES.iter().map(|promise| promise.0).chain(OTHER_USES.iter().copied());
-        let flags = flags.chain(UNWANTED.iter().map(|unwanted| unwanted.0));
+        let flags = flags.chain(OTHER_FACTS.iter().copied());
         let flags = flags.filter_map(|attribute| {
             self.flag(attribute).map(|value| (attribute.to_string(), value.to_string()))
         });

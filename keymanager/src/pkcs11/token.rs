@@ -246,7 +246,7 @@ impl Token {
         session: &Session,
         name: &KeyName,
     ) -> Result<Option<Pair>, Failure> {
-        object::inspect(session, name, &self.place, &self.template)
+        object::inspect(session, name, &self.place)
     }
 
     /// Has the key sign a probe by each of its algorithms, and verifies it with the public half. One that the
