@@ -50,11 +50,17 @@ impl Account {
     /// # Errors
     /// [`KeyError::Setup`] if AWS's own configuration names an endpoint that it may not name.
     pub(super) async fn open(settings: Settings) -> Result<Self, KeyError> {
-        let client = client(&settings)
-            .await
-            .map_err(|reason| KeyError::Setup { place: settings.place(), reason })?;
+        let setup = |reason| KeyError::Setup { place: settings.place(), reason };
+        let (client, endpoint) = client(&settings).await.map_err(setup)?;
+        // It stays where it began.
+        let settings = Settings { endpoint, ..settings };
         let session = RwLock::new(Session { client, generation: 0 });
         Ok(Self { settings, session, read: tokio::sync::Mutex::new(Instant::now()) })
+    }
+
+    /// Where the keys are, for people.
+    pub(super) fn place(&self) -> String {
+        self.settings.place()
     }
 
     /// Sends one request. If its credentials are refused and there are others by now, another try is worth it.
@@ -95,7 +101,7 @@ impl Account {
         let client = client(&self.settings).await;
         *read = Instant::now();
         match client {
-            Ok(client) => {
+            Ok((client, _)) => {
                 let session = Session { client, generation: refused + 1 };
                 *self.session.write().unwrap_or_else(PoisonError::into_inner) = session;
                 true
@@ -118,7 +124,8 @@ impl fmt::Debug for Account {
     }
 }
 
-async fn client(settings: &Settings) -> Result<Client, String> {
+/// The client, and its endpoint if that is not the region's own.
+async fn client(settings: &Settings) -> Result<(Client, Option<String>), String> {
     let mut chain = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(settings.region.clone()));
     if let Some(profile) = &settings.profile {
@@ -132,25 +139,24 @@ async fn client(settings: &Settings) -> Result<Client, String> {
         chain = chain.profile_files(files);
     }
     let chain = Box::pin(chain.load()).await;
-    check_endpoints(&chain, settings)?;
+    let endpoint = endpoint(&chain, settings)?;
     // Retries, rates and the time of a whole request are ours alone.
     let mut config = aws_sdk_kms::config::Builder::from(&chain)
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build());
-    // Without one: the region's own, whatever else is written elsewhere.
-    config.set_endpoint_url(settings.endpoint.clone());
+    config.set_endpoint_url(endpoint.clone());
     config.set_credentials_provider(
         chain
             .credentials_provider()
             .map(|chain| SharedCredentialsProvider::new(Unhurried::new(chain))),
     );
-    Ok(Client::from_conf(config.build()))
+    Ok((Client::from_conf(config.build()), endpoint))
 }
 
-/// Refuses the endpoints that AWS's own configuration names, but of STS where it is safe: that one is sent
-/// the proof of a web identity, and the settings have no place for it.
-fn check_endpoints(chain: &SdkConfig, settings: &Settings) -> Result<(), String> {
+/// The endpoint of the settings, or else the one that AWS's own configuration names. What that names has to be as safe,
+/// of STS too, which is sent the proof of a web identity.
+fn endpoint(chain: &SdkConfig, settings: &Settings) -> Result<Option<String>, String> {
     let named = |service: &str| {
         let key = ServiceConfigKey::builder().service_id(service);
         let key = key.env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
@@ -158,21 +164,18 @@ fn check_endpoints(chain: &SdkConfig, settings: &Settings) -> Result<(), String>
         let of_service = chain.service_config().and_then(|config| config.load_config(key));
         of_service.or_else(|| chain.endpoint_url().map(str::to_owned))
     };
-    if let Some(url) = named("STS") {
-        endpoint::check(&url).map_err(|reason| {
-            format!(
-                "AWS's configuration (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_STS, endpoint_url of the profile) \
-                 names an endpoint of STS: {reason}"
-            )
-        })?;
+    let safe = |service: &str, url: String| match endpoint::check(&url) {
+        Ok(()) => Ok(url),
+        Err(reason) => Err(format!(
+            "AWS's configuration (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_{service}, endpoint_url of the profile) names an \
+             endpoint of {service}: {reason}"
+        )),
+    };
+    named("STS").map(|url| safe("STS", url)).transpose()?;
+    if settings.endpoint.is_some() {
+        return Ok(settings.endpoint.clone());
     }
-    if settings.endpoint.is_none() && named("KMS").is_some() {
-        let reason = "AWS's configuration (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_KMS, endpoint_url of the profile) \
-                      names an endpoint, which is not used unchecked; name it as endpoint in the section \
-                      of this key store, or take it out there";
-        return Err(reason.to_owned());
-    }
-    Ok(())
+    named("KMS").map(|url| safe("KMS", url)).transpose()
 }
 
 #[cfg(test)]
@@ -180,7 +183,7 @@ mod tests {
     use super::*;
 
     /// What comes of a configuration file of AWS's.
-    async fn checked(text: &str, endpoint: Option<&str>) -> Result<(), String> {
+    async fn found(text: &str, ours: Option<&str>) -> Result<Option<String>, String> {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("config");
         std::fs::write(&file, text).unwrap();
@@ -188,8 +191,7 @@ mod tests {
         let chain = aws_config::defaults(BehaviorVersion::latest()).profile_files(files);
         let chain = chain.region(Region::new("eu-central-1")).load().await;
         let settings = Settings::of_region("eu-central-1");
-        let endpoint = endpoint.map(str::to_owned);
-        check_endpoints(&chain, &Settings { endpoint, ..settings })
+        endpoint(&chain, &Settings { endpoint: ours.map(str::to_owned), ..settings })
     }
 
     #[tokio::test]
@@ -200,16 +202,22 @@ mod tests {
             )
         };
         let ours = Some("https://vpce.example");
-        assert_eq!(checked("[default]\nregion = eu-central-1\n", None).await, Ok(()));
-        let kms = own("kms", "https://kms.example");
-        assert!(checked(&kms, None).await.unwrap_err().contains("AWS_ENDPOINT_URL_KMS"));
-        assert_eq!(checked(&kms, ours).await, Ok(()));
-        let all = "[default]\nendpoint_url = https://aws.example\n";
-        assert!(checked(all, None).await.unwrap_err().contains("AWS_ENDPOINT_URL_KMS"));
-        assert_eq!(checked(all, ours).await, Ok(()));
-        for plain in [own("sts", "http://sts.example"), all.replace("https", "http")] {
-            assert!(checked(&plain, ours).await.unwrap_err().contains("not encrypted"), "{plain}");
+        let is = |found: Result<Option<String>, String>, url: Option<&str>| {
+            assert_eq!(found, Ok(url.map(str::to_owned)));
+        };
+        is(found("[default]\nregion = eu-central-1\n", None).await, None);
+        let all = "[default]\nendpoint_url = https://kms.example\n";
+        for text in [own("kms", "https://kms.example"), all.to_owned()] {
+            is(found(&text, None).await, Some("https://kms.example"));
+            is(found(&text, ours).await, ours);
+            let plain = text.replace("https", "http");
+            let refused = found(&plain, None).await.unwrap_err();
+            assert!(refused.contains("AWS_ENDPOINT_URL_") && refused.contains("not encrypted"));
         }
-        assert_eq!(checked(&own("sts", "https://sts.example"), None).await, Ok(()));
+        for plain in [own("sts", "http://sts.example"), all.replace("https", "http")] {
+            let refused = found(&plain, ours).await.unwrap_err();
+            assert!(refused.contains("AWS_ENDPOINT_URL_STS") && refused.contains("not encrypted"));
+        }
+        is(found(&own("sts", "https://sts.example"), None).await, None);
     }
 }

@@ -61,9 +61,9 @@ pub async fn open(
     if let Some(file) = &settings.credentials_file {
         SecretSource::File(file.clone()).check().await?;
     }
-    let (place, pace) = (settings.place(), settings.pace);
-    let deletion_days = settings.deletion_days;
+    let (pace, deletion_days) = (settings.pace, settings.deletion_days);
     let account = Account::open(settings).await?;
+    let place = account.place();
     let kms = AwsKms { account, keys, place: place.clone(), deletion_days };
     for (name, arn) in &kms.keys {
         kms.inspect(name, arn).await?;
