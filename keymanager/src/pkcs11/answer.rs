@@ -134,7 +134,7 @@ impl Answers {
     pub(super) fn begun(&self, now: Instant, pace: Duration) {
         if pace > Self::FAST {
             let under_way = &mut self.held().under_way;
-            // One that came to nothing is not told of: it is the oldest before long.
+            // One whose thread hangs is not told of: it is the oldest before long.
             if under_way.len() >= self.threads {
                 under_way.pop_front();
             }
@@ -264,24 +264,13 @@ mod tests {
 
     /// How many of `count` answers of a fast device, made one after another, are still held back.
     fn held(count: usize, took: Duration, waiting: usize) -> usize {
-        let start = Instant::now();
-        let turn = |number| (start + took * number, start + took * (number + 1));
-        held_of(1, (0..count as u32).map(turn), took, waiting)
-    }
-
-    /// How many answers are still held back of so many threads, each begun and ready at the given times.
-    fn held_of(
-        threads: usize,
-        turns: impl Iterator<Item = (Instant, Instant)>,
-        took: Duration,
-        waiting: usize,
-    ) -> usize {
-        let answers = Answers::of(threads);
+        let (answers, mut now) = (Answers::of(1), Instant::now());
         let mut callers = Vec::new();
-        for turn in turns {
+        for _ in 0..count {
             let (reply, caller) = awaited();
             callers.push(caller);
-            answers.add(reply, refusal(), turn, took, waiting);
+            answers.add(reply, refusal(), (now, now + took), took, waiting);
+            now += took;
         }
         // The last is the one that hands out the others.
         callers.iter_mut().rev().filter_map(|caller| caller.look().err()).count()

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use ca_core::key::{KeyError, SignError, StoreHealth, ToBeSigned, Urgency};
+use ca_core::key::{KeyError, Priority, SignError, StoreHealth, ToBeSigned, Urgency};
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::answer::{Answers, Reply};
@@ -213,8 +213,17 @@ impl Inner {
 
     /// Puts a job back that was taken before; answers it if the pool has ended meanwhile.
     pub(super) fn put_back(&self, job: Job) {
+        self.put(job, Queue::put_back);
+    }
+
+    /// The same, behind the others of its class.
+    pub(super) fn put_last(&self, job: Job) {
+        self.put(job, Queue::put_last);
+    }
+
+    fn put(&self, job: Job, place: fn(&Queue<Job>, Priority, Job) -> Result<(), Job>) {
         job.order.key.metrics.retried();
-        if let Err(job) = self.queue.put_back(job.order.urgency.priority, job) {
+        if let Err(job) = place(&self.queue, job.order.urgency.priority, job) {
             let stopped = self.stopped(job.key_name());
             job.reply.send(Err(stopped));
         }

@@ -200,6 +200,8 @@ impl Inner {
         if is_back {
             self.queue.resume();
         }
+        // A probe is due, and the watch may have looked just before.
+        self.watcher.wake_if_asleep();
     }
 
     /// Says whether it is back; if not, the store has ended.

@@ -350,7 +350,7 @@ impl Worker {
             self.pool.fail(StoreHealth::Lost(fault.said.clone()));
         }
         if remedy.nap_first.is_some() {
-            self.put_last(job);
+            self.pool.put_last(job);
         } else if remedy.again && job.tries < MOST_TRIES {
             self.pool.put_back(job);
         } else {
@@ -362,15 +362,6 @@ impl Worker {
             Then::Nap(shortest, longest) => self.nap(shortest, longest),
             Then::Count if !self.pool.device_failed() => {}
             Then::Count | Then::Recover => self.pool.recover(on.generation, &fault.said),
-        }
-    }
-
-    /// Puts a job behind the others of its class.
-    fn put_last(&self, job: Job) {
-        job.order.key.metrics.retried();
-        if let Err(job) = self.pool.queue.put_last(job.order.urgency.priority, job) {
-            let stopped = self.pool.stopped(job.key_name());
-            job.reply.send(Err(stopped));
         }
     }
 

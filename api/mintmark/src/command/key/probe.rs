@@ -14,11 +14,11 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use super::super::run_on;
 use super::list::Store;
 use super::saturation::{Saturation, Search};
 use super::{Chosen, close, no_key};
 use crate::cli::{Output, ProbeKeys};
+use crate::command::run_on;
 use crate::config::{AwsKmsSettings, Backend, KeySettings, TransitSettings};
 use crate::exit::Failure;
 use crate::keys;
